@@ -1,0 +1,210 @@
+//! The admin port: the command line's verbs as JSON, and metrics.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::from_fn;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use berth_monitor::Exporter;
+use berth_plugin::compile::COMPONENT_SIZE;
+use berth_serving::documents::{ModelVersion, PluginVersion};
+use berth_serving::{ControlError, EndpointSpec, Host, catalog};
+use berth_store::Note;
+use berth_tensor::{Digest, Name};
+use http_body_util::BodyExt as _;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::respond::{ControlFailure, error, identify, not_found, wrong_method};
+
+/// The largest model, in bytes.
+const MODEL_SIZE: u64 = 64 << 30;
+
+/// The largest asset, in bytes: assets are held in memory.
+const ASSET_SIZE: u64 = 256 << 20;
+
+/// The largest endpoint file, in bytes.
+const SPEC_SIZE: usize = 1 << 20;
+
+/// What the admin port needs to know.
+#[derive(Clone)]
+pub struct Admin {
+    /// The endpoints.
+    pub host: Arc<Host>,
+    /// The metrics.
+    pub exporter: Exporter,
+}
+
+/// The routes of the admin port.
+pub fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/v1/models", get(list::<ModelVersion>))
+        .route("/v1/models/{name}", get(show::<ModelVersion>).post(push_model))
+        .route("/v1/models/{name}/aliases/{alias}", put(alias::<ModelVersion>))
+        .route("/v1/plugins", get(list::<PluginVersion>))
+        .route("/v1/plugins/{name}", get(show::<PluginVersion>).post(push_plugin))
+        .route("/v1/plugins/{name}/aliases/{alias}", put(alias::<PluginVersion>))
+        .route("/v1/assets", post(push_asset))
+        .route("/v1/endpoints", get(endpoints).post(apply))
+        .route("/v1/endpoints/{name}", get(endpoint).delete(delete))
+        .route("/v1/endpoints/{name}/history", get(history))
+        .route("/v1/endpoints/{name}/rollback", post(rollback))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(SPEC_SIZE))
+        .layer(from_fn(identify))
+        .with_state(admin)
+}
+
+type Answer = Result<Response, ControlFailure>;
+
+/// Who changes something and why, and how an apply goes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Options {
+    who: String,
+    why: String,
+    no_wait: bool,
+    dry_run: bool,
+    to: Option<String>,
+    version: Option<u64>,
+}
+
+impl Options {
+    fn note(&self) -> Note {
+        let who = if self.who.is_empty() { "unknown" } else { &self.who };
+        Note { who: who.to_owned(), why: self.why.clone() }
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.exporter.render())
+        .into_response()
+}
+
+async fn list<T: catalog::Versioned>(State(admin): State<Admin>) -> Answer {
+    Ok(Json(catalog::list::<T>(admin.host.store())?).into_response())
+}
+
+async fn show<T: catalog::Versioned>(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+) -> Answer {
+    Ok(Json(catalog::versions::<T>(admin.host.store(), &name.parse()?)?).into_response())
+}
+
+async fn alias<T: catalog::Versioned>(
+    State(admin): State<Admin>,
+    Path((name, alias)): Path<(String, String)>,
+    Query(options): Query<Options>,
+) -> Answer {
+    let version =
+        options.version.ok_or_else(|| ControlError::Conflict("give ?version=N".into()))?;
+    catalog::set_alias::<T>(
+        admin.host.store(),
+        &name.parse()?,
+        &alias.parse()?,
+        version,
+        &options.note(),
+    )?;
+    Ok(Json(json!({ "name": name, "alias": alias, "version": version })).into_response())
+}
+
+async fn push_model(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+    Query(options): Query<Options>,
+    body: Body,
+) -> Answer {
+    let name: Name = name.parse()?;
+    let blob = keep(&admin.host, body, MODEL_SIZE).await?;
+    Ok(Json(admin.host.push_model(name, blob, options.note()).await?).into_response())
+}
+
+async fn push_plugin(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+    Query(options): Query<Options>,
+    body: Body,
+) -> Answer {
+    let name: Name = name.parse()?;
+    let blob = keep(&admin.host, body, COMPONENT_SIZE as u64).await?;
+    Ok(Json(admin.host.push_plugin(name, blob, options.note()).await?).into_response())
+}
+
+async fn push_asset(State(admin): State<Admin>, body: Body) -> Answer {
+    let (digest, bytes) = keep(&admin.host, body, ASSET_SIZE).await?;
+    Ok(Json(json!({ "digest": digest, "bytes": bytes })).into_response())
+}
+
+async fn apply(
+    State(admin): State<Admin>,
+    Query(options): Query<Options>,
+    body: Result<Json<Value>, axum::extract::rejection::JsonRejection>,
+) -> Answer {
+    let Json(value) = match body {
+        Ok(body) => body,
+        Err(problem) => return Ok(error(problem.status(), &problem.body_text())),
+    };
+    let spec: EndpointSpec = match serde_json::from_value(value) {
+        Ok(spec) => spec,
+        Err(problem) => {
+            return Ok(error(StatusCode::BAD_REQUEST, &format!("the endpoint: {problem}")));
+        }
+    };
+    let applied = match options.dry_run {
+        true => admin.host.dry_run(spec).await?,
+        false => admin.host.apply(spec, options.note(), !options.no_wait).await?,
+    };
+    Ok(Json(applied).into_response())
+}
+
+async fn rollback(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+    Query(options): Query<Options>,
+) -> Answer {
+    let wait = !options.no_wait;
+    let rolled =
+        admin.host.rollback(&name.parse()?, options.to.as_deref(), options.note(), wait).await?;
+    Ok(Json(rolled).into_response())
+}
+
+async fn delete(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+    Query(options): Query<Options>,
+) -> Answer {
+    admin.host.delete(&name.parse()?, options.note()).await?;
+    Ok(Json(json!({ "endpoint": name, "deleted": true })).into_response())
+}
+
+async fn endpoints(State(admin): State<Admin>) -> Answer {
+    Ok(Json(admin.host.endpoints()?).into_response())
+}
+
+async fn endpoint(State(admin): State<Admin>, Path(name): Path<String>) -> Answer {
+    Ok(Json(admin.host.show(&name.parse()?)?).into_response())
+}
+
+async fn history(State(admin): State<Admin>, Path(name): Path<String>) -> Answer {
+    Ok(Json(admin.host.history(&name.parse()?)?).into_response())
+}
+
+/// Streams a body into the store.
+async fn keep(host: &Host, mut body: Body, most: u64) -> Result<(Digest, u64), ControlFailure> {
+    let mut writer = tokio::task::block_in_place(|| host.store().blob_writer(most))?;
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|problem| ControlError::Conflict(format!("the body broke off: {problem}")))?;
+        if let Ok(piece) = frame.into_data() {
+            tokio::task::block_in_place(|| writer.write(&piece))?;
+        }
+    }
+    Ok(tokio::task::block_in_place(|| writer.finish(None))?)
+}

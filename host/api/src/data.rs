@@ -1,0 +1,342 @@
+//! The data port: the Open Inference Protocol v2 over HTTP, and `invoke`. It changes nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body as HttpBody;
+use axum::body::to_bytes;
+use axum::extract::{Extension, Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::from_fn;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use berth_plugin::{Body, Reply};
+use berth_serving::{AttributeSource, Host, Incoming, LiveRevision, Outcome, RequestError};
+use bytes::{Bytes, BytesMut};
+use serde_json::{Map, Value};
+
+use crate::oip::metadata::{ModelMetadata, ModelReady, ServerLive, ServerMetadata, ServerReady};
+use crate::oip::{self, InferRequest, InferResponse};
+use crate::respond::{RequestId, error, identify, not_found, request_status, wrong_method};
+
+/// How long a client may take to send a body.
+const BODY_TIME: Duration = Duration::from_secs(60);
+
+/// The longest value of an attribute, in bytes.
+const ATTRIBUTE: usize = 1024;
+
+/// What the data port needs to know.
+#[derive(Clone)]
+pub struct Data {
+    /// The endpoints.
+    pub host: Arc<Host>,
+    /// The largest body, in bytes.
+    pub max_body: usize,
+}
+
+/// The routes of the data port.
+pub fn router(data: Data) -> Router {
+    let model = Router::new()
+        .route("/", get(metadata))
+        .route("/ready", get(model_ready))
+        .route("/infer", post(infer))
+        .route("/invoke", post(invoke));
+    Router::new()
+        .route("/v2", get(server))
+        .route("/v2/", get(server))
+        .route("/v2/health/live", get(live))
+        .route("/v2/health/ready", get(ready))
+        .nest("/v2/models/{endpoint}", model.clone())
+        .nest("/v2/models/{endpoint}/versions/{variant}", model)
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn(identify))
+        .with_state(data)
+}
+
+async fn server() -> Json<ServerMetadata> {
+    Json(ServerMetadata {
+        name: "berth",
+        version: env!("CARGO_PKG_VERSION"),
+        extensions: Vec::new(),
+    })
+}
+
+async fn live() -> Json<ServerLive> {
+    Json(ServerLive { live: true })
+}
+
+async fn ready(State(data): State<Data>) -> Response {
+    let ready = data.host.is_ready();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(ServerReady { ready, live: true })).into_response()
+}
+
+/// The endpoint, and the variant when the path names one.
+type Target = Path<HashMap<String, String>>;
+
+struct Found {
+    revision: Arc<LiveRevision>,
+    endpoint: String,
+    variant: Option<String>,
+}
+
+fn find(data: &Data, Path(mut target): Target) -> Result<Found, RequestError> {
+    let endpoint = target.remove("endpoint").unwrap_or_default();
+    let revision = data.host.endpoint(&endpoint)?;
+    Ok(Found { revision, endpoint, variant: target.remove("variant") })
+}
+
+async fn metadata(State(data): State<Data>, target: Target) -> Response {
+    let answer = || {
+        let Found { revision, endpoint, variant } = find(&data, target)?;
+        let metadata = revision.metadata(variant.as_deref())?;
+        let platform =
+            if metadata.bodies.is_some() { "berth_processor" } else { "onnxruntime_onnx" };
+        let mut properties: BTreeMap<String, String> = metadata.parts.into_iter().collect();
+        properties.insert("revision".into(), revision.id().into());
+        if let Some((takes, answers)) = metadata.bodies {
+            properties.insert("invoke:takes".into(), takes.join(", "));
+            properties.extend(answers.map(|answers| ("invoke:answers".into(), answers)));
+        }
+        Ok::<_, RequestError>(Json(ModelMetadata {
+            name: endpoint,
+            versions: revision.variants().map(ToString::to_string).collect(),
+            platform: platform.into(),
+            inputs: metadata.inputs,
+            outputs: metadata.outputs,
+            properties,
+        }))
+    };
+    answer().map_or_else(|problem| refused(&problem), IntoResponse::into_response)
+}
+
+async fn model_ready(State(data): State<Data>, target: Target) -> Response {
+    let name = target.get("endpoint").cloned().unwrap_or_default();
+    let found =
+        find(&data, target).and_then(|found| found.revision.metadata(found.variant.as_deref()));
+    match found {
+        Ok(_) => Json(ModelReady { name, ready: true }).into_response(),
+        Err(problem) => refused(&problem),
+    }
+}
+
+async fn infer(
+    State(data): State<Data>,
+    target: Target,
+    Query(query): Query<HashMap<String, String>>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Response {
+    let found = match find(&data, target) {
+        Ok(found) => found,
+        Err(problem) => return refused(&problem),
+    };
+    let (head, body) = request.into_parts();
+    let body = match read_body(&head.headers, body, data.max_body).await {
+        Ok(body) => body,
+        Err(response) => return found.sign(response),
+    };
+    let InferRequest { id: client_id, parameters, inputs, outputs } = match oip::decode_infer(&body)
+    {
+        Ok(decoded) => decoded,
+        Err(problem) => return found.sign(error(StatusCode::BAD_REQUEST, &problem.to_string())),
+    };
+    drop(body);
+    let attributes = match attributes(&found.revision, &head.headers, &query, &parameters) {
+        Ok(attributes) => attributes,
+        Err(problem) => return found.sign(refused(&problem)),
+    };
+    let incoming = Incoming {
+        request_id: id.text(),
+        variant: found.variant.clone(),
+        body: Body::Tensors(inputs),
+        outputs,
+        attributes,
+        trace_context: text(&head.headers, "traceparent"),
+        wants_tensors: true,
+    };
+    let outcome = found.revision.answer(incoming).await;
+    found.reply(outcome, client_id.as_deref(), true)
+}
+
+async fn invoke(
+    State(data): State<Data>,
+    target: Target,
+    Query(query): Query<HashMap<String, String>>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Response {
+    let found = match find(&data, target) {
+        Ok(found) => found,
+        Err(problem) => return refused(&problem),
+    };
+    let (head, body) = request.into_parts();
+    let bytes = match read_body(&head.headers, body, data.max_body).await {
+        Ok(body) => body,
+        Err(response) => return found.sign(response),
+    };
+    let attributes = match attributes(&found.revision, &head.headers, &query, &Map::new()) {
+        Ok(attributes) => attributes,
+        Err(problem) => return found.sign(refused(&problem)),
+    };
+    let incoming = Incoming {
+        request_id: id.text(),
+        variant: found.variant.clone(),
+        body: Body::Bytes { content_type: text(&head.headers, "content-type"), bytes },
+        outputs: Vec::new(),
+        attributes,
+        trace_context: text(&head.headers, "traceparent"),
+        wants_tensors: false,
+    };
+    let outcome = found.revision.answer(incoming).await;
+    found.reply(outcome, None, false)
+}
+
+impl Found {
+    /// Turns an outcome into an answer.
+    fn reply(&self, outcome: Outcome, id: Option<&str>, as_tensors: bool) -> Response {
+        let variant = outcome.variant.as_ref().map_or("", |name| name.as_str());
+        let mut response = match outcome.result {
+            Err(problem) => refused(&problem),
+            Ok(reply) if as_tensors || !reply.tensors.is_empty() => {
+                self.tensors(&reply, variant, id)
+            }
+            Ok(reply) => body(reply),
+        };
+        let headers = response.headers_mut();
+        insert(headers, "berth-variant", variant);
+        insert(headers, "berth-prediction", &outcome.prediction);
+        self.sign(response)
+    }
+
+    fn tensors(&self, reply: &Reply, variant: &str, id: Option<&str>) -> Response {
+        let parameters: Map<String, Value> = reply
+            .parameters
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone().into()))
+            .collect();
+        let response = InferResponse {
+            model_name: &self.endpoint,
+            model_version: Some(variant),
+            id,
+            parameters: &parameters,
+            outputs: &reply.tensors,
+        };
+        match oip::encode_infer(&response) {
+            Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+            Err(problem) => error(StatusCode::INTERNAL_SERVER_ERROR, &problem.to_string()),
+        }
+    }
+
+    /// Says which revision answered.
+    fn sign(&self, mut response: Response) -> Response {
+        insert(response.headers_mut(), "berth-revision", self.revision.id());
+        response
+    }
+}
+
+fn body(reply: Reply) -> Response {
+    let bytes = match <[Bytes; 1]>::try_from(reply.parts) {
+        Ok([bytes]) => bytes,
+        Err(parts) => {
+            let mut whole = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
+            for part in parts {
+                whole.extend_from_slice(&part);
+            }
+            whole.freeze()
+        }
+    };
+    let content_type = reply.content_type.as_deref().unwrap_or("application/octet-stream");
+    let mut response = bytes.into_response();
+    if let Ok(value) = HeaderValue::from_str(content_type) {
+        response.headers_mut().insert(header::CONTENT_TYPE, value);
+    }
+    for (name, value) in &reply.parameters {
+        insert(response.headers_mut(), &format!("berth-{name}"), value);
+    }
+    response
+}
+
+fn insert(headers: &mut HeaderMap, name: &str, value: &str) {
+    // Names and ids are plain ASCII, and the host has checked what a plugin gave.
+    if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
+        headers.insert(name, value);
+    }
+}
+
+fn refused(problem: &RequestError) -> Response {
+    error(request_status(problem), &problem.to_string())
+}
+
+async fn read_body(headers: &HeaderMap, body: HttpBody, most: usize) -> Result<Bytes, Response> {
+    let too_large = || {
+        let message = format!("the body is larger than {most} bytes");
+        error(StatusCode::PAYLOAD_TOO_LARGE, &message)
+    };
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    if length
+        .and_then(|length| length.parse::<u64>().ok())
+        .is_some_and(|length| length > most as u64)
+    {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(BODY_TIME, to_bytes(body, most)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(problem)) if is_length_limit(&problem) => Err(too_large()),
+        Ok(Err(problem)) => {
+            Err(error(StatusCode::BAD_REQUEST, &format!("the body broke off: {problem}")))
+        }
+        Err(_) => {
+            let message = format!("the body took longer than {} s", BODY_TIME.as_secs());
+            Err(error(StatusCode::REQUEST_TIMEOUT, &message))
+        }
+    }
+}
+
+fn is_length_limit(problem: &axum::Error) -> bool {
+    let mut source = std::error::Error::source(problem);
+    while let Some(error) = source {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// The values of the declared attributes that the request has.
+fn attributes(
+    revision: &LiveRevision,
+    headers: &HeaderMap,
+    query: &HashMap<String, String>,
+    parameters: &Map<String, Value>,
+) -> Result<Vec<(String, String)>, RequestError> {
+    let mut found = Vec::with_capacity(revision.attributes().len());
+    for (name, source) in revision.attributes() {
+        let value = match source {
+            AttributeSource::Header(header) => text(headers, header),
+            AttributeSource::Query(key) => query.get(key).cloned(),
+            AttributeSource::Parameter(key) => parameters.get(key).map(|value| match value {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            }),
+        };
+        let Some(value) = value else { continue };
+        if value.len() > ATTRIBUTE {
+            return Err(RequestError::Invalid(format!(
+                "attribute {:?} has {} bytes, the most is {ATTRIBUTE}",
+                name.as_str(),
+                value.len()
+            )));
+        }
+        found.push((name.to_string(), value));
+    }
+    Ok(found)
+}

@@ -1,0 +1,236 @@
+//! The body of an inference request, into tensors.
+
+use std::borrow::Cow;
+
+use berth_tensor::{DataType, NamedTensor, Tensor};
+use serde_json::{Map, Value};
+
+use super::OipError;
+use super::elements;
+use super::scan::{Fault, Kind, Scanned, Scanner, shortened};
+
+/// Inputs, or outputs asked for, in one request at most.
+const TENSORS: usize = 1024;
+/// Dimensions of a shape at most.
+const DIMENSIONS: usize = 64;
+/// Bytes of an id, a name or a datatype at most.
+const TEXT: usize = 1024;
+
+/// An inference request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InferRequest {
+    /// The client's id of the request, to be sent back; an empty one counts as none.
+    pub id: Option<String>,
+    /// Strings, numbers and booleans that belong to the request as a whole.
+    pub parameters: Map<String, Value>,
+    /// The inputs in the client's order, each name once.
+    pub inputs: Vec<NamedTensor>,
+    /// The outputs asked for, each name once; empty for all of them.
+    pub outputs: Vec<String>,
+}
+
+/// Reads the JSON body of an inference request. Unknown members are passed over.
+pub fn decode_infer(body: &[u8]) -> Result<InferRequest, OipError> {
+    let text = std::str::from_utf8(body).map_err(|error| OipError::Malformed {
+        at: error.valid_up_to(),
+        problem: "the body is not UTF-8".into(),
+    })?;
+    // A fault inside an input carries the input's name, once it is known.
+    let mut wrong_input = None;
+    request(&mut Scanner::new(text), &mut wrong_input).map_err(|fault| match (fault, wrong_input) {
+        (Fault::Syntax { at, problem }, _) => OipError::Malformed { at, problem },
+        (Fault::Value(problem), Some(name)) => OipError::Input { name, problem },
+        (Fault::Value(problem), None) => OipError::Request(problem),
+    })
+}
+
+fn request(scan: &mut Scanner<'_>, wrong_input: &mut Option<String>) -> Scanned<InferRequest> {
+    let (mut id, mut parameters, mut outputs) = (None, None, None);
+    let mut inputs: Option<Vec<NamedTensor>> = None;
+    scan.object("the body", |scan, key| match &*key {
+        "id" => once(&mut id, "id", optional(scan, |scan| text(scan, "\"id\""))?),
+        "parameters" => once(&mut parameters, "parameters", optional(scan, self::parameters)?),
+        "inputs" => {
+            let mut list = Vec::new();
+            scan.array("\"inputs\"", |scan| {
+                let input = input(scan, list.len(), wrong_input)?;
+                if list.iter().any(|other: &NamedTensor| other.name == input.name) {
+                    *wrong_input = Some(input.name);
+                    return Err(Fault::Value("is given twice".into()));
+                }
+                push(&mut list, "inputs", input)
+            })?;
+            once(&mut inputs, "inputs", list)
+        }
+        "outputs" => once(&mut outputs, "outputs", optional(scan, requested_outputs)?),
+        _ => scan.skip(),
+    })?;
+    scan.end()?;
+    Ok(InferRequest {
+        id: id.flatten().map(Cow::into_owned).filter(|id: &String| !id.is_empty()),
+        parameters: parameters.flatten().unwrap_or_default(),
+        inputs: inputs.ok_or_else(|| Fault::Value("\"inputs\" is missing".into()))?,
+        outputs: outputs.flatten().unwrap_or_default(),
+    })
+}
+
+/// Reads one input. On a fault in it, `wrong` is its name.
+fn input(scan: &mut Scanner<'_>, index: usize, wrong: &mut Option<String>) -> Scanned<NamedTensor> {
+    let mut name = None;
+    let tensor = tensor(scan, &mut name);
+    match (name, tensor) {
+        (Some(name), Ok(tensor)) => Ok(NamedTensor { name: name.into_owned(), tensor }),
+        (name, tensor) => {
+            *wrong = Some(
+                name.map_or_else(|| format!("#{index}"), |name| shortened(&name).into_owned()),
+            );
+            Err(tensor.err().unwrap_or_else(|| Fault::Value("\"name\" is missing".into())))
+        }
+    }
+}
+
+fn tensor<'a>(scan: &mut Scanner<'a>, name: &mut Option<Cow<'a, str>>) -> Scanned<Tensor> {
+    let (mut shape, mut datatype, mut value) = (None, None, None);
+    let mut parameters = None;
+    // Data that comes before its shape or datatype is read again once they are known.
+    let mut data_ahead: Option<Scanner<'a>> = None;
+    scan.object("it", |scan, key| match &*key {
+        "name" => once(name, "name", text(scan, "\"name\"")?),
+        "shape" => once(&mut shape, "shape", dimensions(scan)?),
+        "datatype" => once(&mut datatype, "datatype", self::datatype(scan)?),
+        "parameters" => once(&mut parameters, "parameters", optional(scan, self::parameters)?),
+        "data" if value.is_some() || data_ahead.is_some() => Err(twice("data")),
+        "data" => match (datatype, shape.take()) {
+            (Some(datatype), Some(dimensions)) => {
+                let tensor = elements::tensor(scan, datatype, dimensions)?;
+                // A second shape is still to be refused.
+                shape = Some(Vec::new());
+                value = Some(tensor);
+                Ok(())
+            }
+            (_, dimensions) => {
+                shape = dimensions;
+                data_ahead = Some(scan.clone());
+                scan.skip()
+            }
+        },
+        _ => scan.skip(),
+    })?;
+    if let Some(value) = value {
+        return Ok(value);
+    }
+    let missing = |what| Fault::Value(format!("{what:?} is missing"));
+    let datatype = datatype.ok_or_else(|| missing("datatype"))?;
+    let shape = shape.ok_or_else(|| missing("shape"))?;
+    match data_ahead {
+        Some(mut data) => elements::tensor(&mut data, datatype, shape),
+        None => Err(missing("data")),
+    }
+}
+
+fn dimensions(scan: &mut Scanner<'_>) -> Scanned<Vec<u64>> {
+    let mut shape = Vec::with_capacity(4);
+    scan.array("\"shape\"", |scan| {
+        let dimension = scan.number("a dimension of \"shape\"")?;
+        if shape.len() == DIMENSIONS {
+            return Err(Fault::Value(format!("\"shape\" has more than {DIMENSIONS} dimensions")));
+        }
+        let fits = dimension.parse().ok().filter(|&value: &u64| value <= i64::MAX as u64);
+        shape.push(fits.ok_or_else(|| {
+            Fault::Value(format!("\"shape\" has {}, which is no dimension", shortened(dimension)))
+        })?);
+        Ok(())
+    })?;
+    Ok(shape)
+}
+
+fn datatype(scan: &mut Scanner<'_>) -> Scanned<DataType> {
+    let name = text(scan, "\"datatype\"")?;
+    DataType::from_name(&name).ok_or_else(|| {
+        let known = DataType::ALL.map(DataType::name).join(", ");
+        Fault::Value(format!("datatype {:?} is none of {known}", shortened(&name)))
+    })
+}
+
+fn requested_outputs(scan: &mut Scanner<'_>) -> Scanned<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    scan.array("\"outputs\"", |scan| {
+        let mut name = None;
+        scan.object("an item of \"outputs\"", |scan, key| match &*key {
+            "name" => once(&mut name, "name", text(scan, "\"name\" of an output")?),
+            _ => scan.skip(),
+        })?;
+        let name = name.ok_or_else(|| Fault::Value("an output has no \"name\"".into()))?;
+        if names.iter().any(|other| *other == name) {
+            return Err(Fault::Value(format!("output {:?} is asked for twice", shortened(&name))));
+        }
+        push(&mut names, "outputs", name.into_owned())
+    })?;
+    Ok(names)
+}
+
+fn parameters(scan: &mut Scanner<'_>) -> Scanned<Map<String, Value>> {
+    let mut map = Map::new();
+    scan.object("\"parameters\"", |scan, key| {
+        let value = match scan.kind()? {
+            Kind::String => Value::from(scan.string("")?),
+            Kind::Boolean => Value::from(scan.boolean("")?),
+            Kind::Number => {
+                let number = scan.number("")?;
+                serde_json::from_str(number).map_err(|_| {
+                    let (key, number) = (shortened(&key), shortened(number));
+                    Fault::Value(format!("parameter {key:?}: {number} is out of range"))
+                })?
+            }
+            other => {
+                return Err(Fault::Value(format!(
+                    "parameter {:?} must be a string, a number or a boolean, got {other}",
+                    shortened(&key)
+                )));
+            }
+        };
+        match map.insert(key.clone().into_owned(), value) {
+            None => Ok(()),
+            Some(_) => Err(twice(&format!("parameter {}", shortened(&key)))),
+        }
+    })?;
+    Ok(map)
+}
+
+/// Reads a value that may also be `null`, as some clients write what they do not send.
+fn optional<'a, T>(
+    scan: &mut Scanner<'a>,
+    read: impl FnOnce(&mut Scanner<'a>) -> Scanned<T>,
+) -> Scanned<Option<T>> {
+    if scan.null() { Ok(None) } else { read(scan).map(Some) }
+}
+
+fn text<'a>(scan: &mut Scanner<'a>, what: &str) -> Scanned<Cow<'a, str>> {
+    let text = scan.string(what)?;
+    if text.len() > TEXT {
+        return Err(Fault::Value(format!("{what} is longer than {TEXT} bytes")));
+    }
+    Ok(text)
+}
+
+fn once<T>(place: &mut Option<T>, key: &str, value: T) -> Scanned<()> {
+    match place.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(twice(key)),
+    }
+}
+
+fn twice(key: &str) -> Fault {
+    Fault::Value(format!("{key:?} is given twice"))
+}
+
+fn push<T>(list: &mut Vec<T>, key: &str, item: T) -> Scanned<()> {
+    if list.len() == TENSORS {
+        return Err(Fault::Value(format!("{key:?} has more than {TENSORS} items")));
+    }
+    list.push(item);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,285 @@
+//! Tensors, into the body of an answer.
+
+use berth_tensor::{DataType, NamedTensor, Tensor};
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::OipError;
+
+/// An answer to an inference request.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct InferResponse<'a> {
+    /// The name that the client called.
+    pub model_name: &'a str,
+    /// The version that answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_version: Option<&'a str>,
+    /// The id that the client sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<&'a str>,
+    /// Strings, numbers and booleans that belong to the answer as a whole.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub parameters: &'a Map<String, Value>,
+    /// The outputs, in the order to be written.
+    #[serde(skip)]
+    pub outputs: &'a [NamedTensor],
+}
+
+/// Writes the JSON body of an answer; data are flat and row-major. Floating-point numbers are
+/// written with the fewest digits that read back as the same value, and those that JSON has no
+/// form for as `NaN`, `Infinity` and `-Infinity`. An FP16 or BF16 output, and a BYTES output that
+/// is not UTF-8, is [`OipError::Output`].
+pub fn encode_infer(response: &InferResponse<'_>) -> Result<Bytes, OipError> {
+    let size = response.outputs.iter().map(|output| 100 + text_size(&output.tensor)).sum::<usize>();
+    let mut body = Vec::with_capacity(200 + size);
+    push(&mut body, response);
+    // The outputs are the object's last member; the name is always before them.
+    body.pop();
+    body.extend_from_slice(b",\"outputs\":[");
+    for (index, output) in response.outputs.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(b"{\"name\":");
+        push(&mut body, &output.name);
+        body.extend_from_slice(b",\"shape\":");
+        push(&mut body, output.tensor.shape());
+        body.extend_from_slice(b",\"datatype\":\"");
+        body.extend_from_slice(output.tensor.datatype().name().as_bytes());
+        body.extend_from_slice(b"\",\"data\":[");
+        data(&mut body, &output.tensor)
+            .map_err(|problem| OipError::Output { name: output.name.clone(), problem })?;
+        body.extend_from_slice(b"]}");
+    }
+    body.extend_from_slice(b"]}");
+    Ok(body.into())
+}
+
+/// About how many bytes the data take as text.
+fn text_size(tensor: &Tensor) -> usize {
+    match tensor.datatype() {
+        DataType::Fp32 => tensor.data().len() * 3,
+        DataType::Bool => tensor.data().len() * 6,
+        DataType::Uint8 | DataType::Int8 => tensor.data().len() * 4,
+        _ => tensor.data().len() * 5 / 2,
+    }
+}
+
+fn data(body: &mut Vec<u8>, tensor: &Tensor) -> Result<(), String> {
+    match tensor.datatype() {
+        DataType::Bool => items(body, tensor.data(), |body, [byte]| push(body, &(byte != 0))),
+        DataType::Uint8 => {
+            items(body, tensor.data(), |body, it| push(body, &u8::from_le_bytes(it)))
+        }
+        DataType::Uint16 => {
+            items(body, tensor.data(), |body, it| push(body, &u16::from_le_bytes(it)))
+        }
+        DataType::Uint32 => {
+            items(body, tensor.data(), |body, it| push(body, &u32::from_le_bytes(it)))
+        }
+        DataType::Uint64 => {
+            items(body, tensor.data(), |body, it| push(body, &u64::from_le_bytes(it)))
+        }
+        DataType::Int8 => items(body, tensor.data(), |body, it| push(body, &i8::from_le_bytes(it))),
+        DataType::Int16 => {
+            items(body, tensor.data(), |body, it| push(body, &i16::from_le_bytes(it)))
+        }
+        DataType::Int32 => {
+            items(body, tensor.data(), |body, it| push(body, &i32::from_le_bytes(it)))
+        }
+        DataType::Int64 => {
+            items(body, tensor.data(), |body, it| push(body, &i64::from_le_bytes(it)))
+        }
+        DataType::Fp32 => items(body, tensor.data(), |body, it| {
+            let value = f32::from_le_bytes(it);
+            if value.is_finite() { push(body, &value) } else { not_finite(body, value.into()) }
+        }),
+        DataType::Fp64 => items(body, tensor.data(), |body, it| {
+            let value = f64::from_le_bytes(it);
+            if value.is_finite() { push(body, &value) } else { not_finite(body, value) }
+        }),
+        DataType::Bytes => {
+            for (index, string) in tensor.byte_strings().enumerate() {
+                if index > 0 {
+                    body.push(b',');
+                }
+                let text = std::str::from_utf8(string)
+                    .map_err(|_| format!("element {index} is not UTF-8, so it has no JSON form"))?;
+                push(body, text);
+            }
+        }
+        datatype @ (DataType::Fp16 | DataType::Bf16) => {
+            return Err(format!("{datatype} has no JSON form"));
+        }
+    }
+    Ok(())
+}
+
+/// Writes elements of `N` bytes each, separated by commas.
+fn items<const N: usize>(
+    body: &mut Vec<u8>,
+    data: &[u8],
+    mut item: impl FnMut(&mut Vec<u8>, [u8; N]),
+) {
+    let (elements, _) = data.as_chunks::<N>();
+    for (index, element) in elements.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        item(body, *element);
+    }
+}
+
+fn not_finite(body: &mut Vec<u8>, value: f64) {
+    body.extend_from_slice(match value {
+        f64::INFINITY => b"Infinity",
+        f64::NEG_INFINITY => b"-Infinity",
+        _ => b"NaN",
+    });
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "numbers, strings, and maps with strings as keys always have a JSON form"
+)]
+fn push(body: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    serde_json::to_writer(body, value).expect("a value that has a JSON form");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oip::decode_infer;
+
+    fn body_of(outputs: &[NamedTensor]) -> Result<String, String> {
+        let parameters = Map::new();
+        let response = InferResponse {
+            model_name: "m",
+            model_version: None,
+            id: None,
+            parameters: &parameters,
+            outputs,
+        };
+        match encode_infer(&response) {
+            Ok(body) => Ok(String::from_utf8(body.to_vec()).unwrap()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn check(datatype: DataType, data: &[u8], expected: Result<&str, &str>) {
+        let count = datatype.size().map_or(1, |size| data.len() / size) as u64;
+        let tensor = Tensor::new(datatype, vec![count], data.to_vec()).unwrap();
+        let expected = match expected {
+            Ok(data) => Ok(format!(
+                r#"{{"model_name":"m","outputs":[{{"name":"y","shape":[{count}],"datatype":"{datatype}","data":[{data}]}}]}}"#
+            )),
+            Err(problem) => Err(format!("output \"y\": {problem}")),
+        };
+        assert_eq!(body_of(&[NamedTensor { name: "y".into(), tensor }]), expected);
+    }
+
+    #[test]
+    fn data_as_text() {
+        let floats =
+            |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
+        check(DataType::Bool, &[1, 0, 2], Ok("true,false,true"));
+        check(DataType::Int8, &[128, 127], Ok("-128,127"));
+        check(DataType::Uint64, &[255; 8], Ok("18446744073709551615"));
+        check(
+            DataType::Fp32,
+            &floats(&[0.1, -0.0, 1.0, 1e20, 1e-45]),
+            Ok("0.1,-0.0,1.0,1e+20,1e-45"),
+        );
+        check(
+            DataType::Fp32,
+            &floats(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]),
+            Ok("NaN,Infinity,-Infinity"),
+        );
+        check(DataType::Fp64, &0.1f64.to_le_bytes(), Ok("0.1"));
+        check(DataType::Fp64, &(-f64::NAN).to_le_bytes(), Ok("NaN"));
+        check(DataType::Fp32, &[], Ok(""));
+        check(DataType::Bytes, b"\x04\0\0\0a\"\0b", Ok(r#""a\"\u0000b""#));
+        check(
+            DataType::Bytes,
+            b"\x01\0\0\0\xff",
+            Err("element 0 is not UTF-8, so it has no JSON form"),
+        );
+        check(DataType::Fp16, &[0, 0], Err("FP16 has no JSON form"));
+        check(DataType::Bf16, &[0, 0], Err("BF16 has no JSON form"));
+    }
+
+    #[test]
+    fn the_head_of_an_answer() {
+        let Value::Object(parameters) = serde_json::json!({"k": true}) else { unreachable!() };
+        let response = InferResponse {
+            model_name: "m\"",
+            model_version: Some("2"),
+            id: Some("7"),
+            parameters: &parameters,
+            outputs: &[],
+        };
+        let body = encode_infer(&response).unwrap();
+        let expected = r#"{"model_name":"m\"","model_version":"2","id":"7","parameters":{"k":true},"outputs":[]}"#;
+        assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn random_tensors_round_trip() {
+        let mut state = 0x0123_4567_89AB_CDEF_u64;
+        let mut random = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.wrapping_mul(0x2545_F491_4F6C_DD1D)
+        };
+        for round in 0..3000 {
+            let outputs: Vec<_> = (0..round % 3)
+                .map(|index| {
+                    let shape: Vec<u64> = (0..random() % 4).map(|_| random() % 5).collect();
+                    let count = shape.iter().product::<u64>() as usize;
+                    let datatype = DataType::ALL[random() as usize % DataType::ALL.len()];
+                    let tensor = match datatype {
+                        DataType::Bytes | DataType::Fp16 | DataType::Bf16 => {
+                            let strings: Vec<String> = (0..count)
+                                .map(|_| {
+                                    (0..random() % 6)
+                                        .filter_map(|_| char::from_u32(random() as u32 % 0x400))
+                                        .collect()
+                                })
+                                .collect();
+                            Tensor::from_byte_strings(shape, &strings)
+                        }
+                        DataType::Bool => {
+                            let data: Vec<u8> = (0..count).map(|_| (random() % 2) as u8).collect();
+                            Tensor::new(datatype, shape, data)
+                        }
+                        // Any bits: NaN is left out, since its payload does not come back.
+                        DataType::Fp32 => {
+                            let bits = (0..count).map(|_| f32::from_bits(random() as u32));
+                            let data: Vec<u8> = bits
+                                .flat_map(|v| if v.is_nan() { 0f32 } else { v }.to_le_bytes())
+                                .collect();
+                            Tensor::new(datatype, shape, data)
+                        }
+                        DataType::Fp64 => {
+                            let bits = (0..count).map(|_| f64::from_bits(random()));
+                            let data: Vec<u8> = bits
+                                .flat_map(|v| if v.is_nan() { 0f64 } else { v }.to_le_bytes())
+                                .collect();
+                            Tensor::new(datatype, shape, data)
+                        }
+                        _ => {
+                            let size = count * datatype.size().unwrap();
+                            let data: Vec<u8> = (0..size).map(|_| random() as u8).collect();
+                            Tensor::new(datatype, shape, data)
+                        }
+                    };
+                    NamedTensor { name: format!("t\u{e9}{index}"), tensor: tensor.unwrap() }
+                })
+                .collect();
+            let body = body_of(&outputs).unwrap().replace("\"outputs\":[", "\"inputs\":[");
+            assert_eq!(decode_infer(body.as_bytes()).unwrap().inputs, outputs, "{body}");
+        }
+    }
+}

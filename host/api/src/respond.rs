@@ -1,0 +1,103 @@
+//! Answers, errors and their status codes.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use berth_serving::{ControlError, RequestError};
+use berth_store::StoreError;
+
+use crate::oip::metadata::ErrorBody;
+
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest request id that is echoed, in bytes; a longer one is replaced.
+const REQUEST_ID_LENGTH: usize = 128;
+
+/// An answer of `{"error": "…"}`.
+pub(crate) fn error(status: StatusCode, message: &str) -> Response {
+    let mut response = (status, Json(ErrorBody { error: message.to_owned() })).into_response();
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// The status of a request that has no answer.
+pub(crate) fn request_status(error: &RequestError) -> StatusCode {
+    match error {
+        RequestError::NotFound(_) => StatusCode::NOT_FOUND,
+        RequestError::Forbidden(_) => StatusCode::FORBIDDEN,
+        RequestError::Invalid(_) => StatusCode::BAD_REQUEST,
+        RequestError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        RequestError::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+        RequestError::Unavailable(_) | RequestError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// An operator's request that was not carried out.
+pub(crate) struct ControlFailure(pub(crate) ControlError);
+
+impl<E: Into<ControlError>> From<E> for ControlFailure {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for ControlFailure {
+    fn into_response(self) -> Response {
+        let status = match &self.0 {
+            ControlError::NotFound(_) => StatusCode::NOT_FOUND,
+            ControlError::Spec(_)
+            | ControlError::Reference(_)
+            | ControlError::Plugin { .. }
+            | ControlError::Model { .. }
+            | ControlError::Processor { .. }
+            | ControlError::Policy { .. } => StatusCode::BAD_REQUEST,
+            ControlError::Conflict(_) => StatusCode::CONFLICT,
+            ControlError::Store(StoreError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            ControlError::Store(_) | ControlError::Host(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        error(status, &self.0.to_string())
+    }
+}
+
+/// The request's id: the client's when it can be echoed, else one made here.
+#[derive(Clone)]
+pub(crate) struct RequestId(pub(crate) HeaderValue);
+
+impl RequestId {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(self.0.as_bytes()).into_owned()
+    }
+}
+
+/// Gives every request an id and every answer its echo.
+pub(crate) async fn identify(mut request: Request, next: Next) -> Response<Body> {
+    let given = request
+        .headers()
+        .get(REQUEST_ID)
+        .filter(|id| !id.is_empty() && id.len() <= REQUEST_ID_LENGTH && id.to_str().is_ok());
+    let id = given.cloned().unwrap_or_else(|| {
+        let made = uuid::Uuid::new_v4().simple().to_string();
+        // Hexadecimal digits are a header value.
+        HeaderValue::try_from(made).unwrap_or(HeaderValue::from_static("-"))
+    });
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// No such path.
+pub(crate) async fn not_found(request: Request) -> Response {
+    error(StatusCode::NOT_FOUND, &format!("there is no {}", request.uri().path()))
+}
+
+/// The path is there, for another method.
+pub(crate) async fn wrong_method(request: Request) -> Response {
+    let message = format!("{} does not take {}", request.uri().path(), request.method());
+    error(StatusCode::METHOD_NOT_ALLOWED, &message)
+}

@@ -1,0 +1,56 @@
+//! Berth: serves models behind sandboxed plugins, and changes both while traffic flows.
+//!
+//! - [`serve`]: the host
+//! - [`verbs`]: what an operator asks of a running host
+//! - [`client`]: the admin port from the other side
+//! - [`endpoint_file`]: endpoint files and their assets
+//! - [`table`]: answers as tables for people
+
+mod client;
+mod endpoint_file;
+mod serve;
+mod table;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Serves models behind sandboxed plugins, and changes both while traffic flows.
+#[derive(Parser)]
+#[command(name = "berth", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the host.
+    Serve(serve::Serve),
+    /// Push models and look at them.
+    Model(verbs::Artifact<verbs::ModelKind>),
+    /// Push plugins and look at them.
+    Plugin(verbs::PluginCommand),
+    /// Apply an endpoint file: its revision is made ready and takes over.
+    Apply(verbs::Apply),
+    /// Look at endpoints, take them back or away.
+    Endpoint(verbs::EndpointCommand),
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Serve(serve) => serve.run(),
+        Command::Model(command) => command.run(),
+        Command::Plugin(command) => command.run(),
+        Command::Apply(command) => command.run(),
+        Command::Endpoint(command) => command.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("berth: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

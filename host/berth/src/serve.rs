@@ -1,0 +1,206 @@
+//! The host: opens everything, listens, serves, drains.
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::serve::ListenerExt as _;
+use berth_api::admin::{self, Admin};
+use berth_api::data::{self, Data};
+use berth_inference::{Runtime, RuntimeOptions};
+use berth_monitor::Exporter;
+use berth_plugin::engine::Engines;
+use berth_plugin::{EngineOptions, ProcessorLimits};
+use berth_serving::{Host, HostOptions};
+use berth_store::Store;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+/// Processor instances for each core, and at least so many: a guest that waits for a model keeps
+/// its instance.
+const INSTANCES_PER_CORE: usize = 32;
+
+/// Instances beyond those of requests, for checks while a revision is made ready.
+const RESERVE: usize = 8;
+
+/// Run the host.
+#[derive(clap::Args)]
+pub(crate) struct Serve {
+    /// The folder of the store: the log, blobs, compiled code. Made when missing.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Where clients connect.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Where operators connect. Whoever reaches it can change everything.
+    #[arg(long, value_name = "ADDR", default_value = crate::client::DEFAULT_ADMIN)]
+    admin: SocketAddr,
+    /// ONNX Runtime's library; without it, ORT_DYLIB_PATH, beside this program, then the system.
+    #[arg(long, value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+    /// The largest body of a request, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    max_body: usize,
+    /// Requests under way at once; the next is answered 503.
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    max_requests: usize,
+    /// Processor instances under way at once; 32 for each core when not given.
+    #[arg(long, value_name = "N")]
+    max_instances: Option<usize>,
+    /// The most memory of a processor, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    processor_memory: u64,
+    /// The most CPU time of a processor's call, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 10_000)]
+    processor_cpu: u64,
+    /// How long a replaced revision stays warm for a rollback, in seconds.
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    bake: u64,
+    /// The most memory of models that stay open only for rollbacks, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    bake_memory: u64,
+    /// How long requests under way may take after the first signal to stop, in seconds.
+    #[arg(long, value_name = "S", default_value_t = 30)]
+    drain: u64,
+}
+
+impl Serve {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let filter = EnvFilter::try_from_env("BERTH_LOG")
+            .unwrap_or_else(|_| EnvFilter::new("info,ort=warn"));
+        let ansi = std::io::stderr().is_terminal();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(ansi)
+            .with_writer(std::io::stderr)
+            .init();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(self.serve())
+    }
+
+    async fn serve(self) -> anyhow::Result<()> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let instances = self.max_instances.unwrap_or(INSTANCES_PER_CORE * cores).max(1);
+        let exporter = Exporter::install()?;
+        let inference = Runtime::load(self.onnxruntime.as_deref(), RuntimeOptions::default())?;
+        let store = Store::open(&self.data)?;
+        let engines = Engines::new(EngineOptions {
+            cache: store.folder().join("compiled"),
+            max_instances: u32::try_from(instances + RESERVE)
+                .context("--max-instances is too large")?,
+            limits: ProcessorLimits {
+                memory: self.processor_memory << 20,
+                cpu: Duration::from_millis(self.processor_cpu),
+                ..ProcessorLimits::default()
+            },
+        })?;
+        let options = HostOptions {
+            max_requests: self.max_requests,
+            max_instances: instances,
+            bake: Duration::from_secs(self.bake),
+            bake_bytes: self.bake_memory << 20,
+        };
+        let host = Host::new(store, inference.clone(), Arc::clone(&engines), options);
+
+        let data_listener = bind(self.listen, "--listen").await?;
+        let admin_listener = bind(self.admin, "--admin").await?;
+        say(&format!(
+            "berth {} serves on http://{}, admin on http://{}\nONNX Runtime {} from {}; {cores} cores, {instances} instances{}",
+            env!("CARGO_PKG_VERSION"),
+            data_listener.local_addr()?,
+            admin_listener.local_addr()?,
+            inference.version(),
+            inference.library().display(),
+            if engines.pooled() { ", pooled" } else { ", made on demand" },
+        ));
+
+        let data = data::router(Data { host: Arc::clone(&host), max_body: self.max_body << 20 });
+        let admin = admin::router(Admin { host: Arc::clone(&host), exporter: exporter.clone() });
+        let (stop, stopped) = watch::channel(false);
+        let drain = |mut stopped: watch::Receiver<bool>| async move {
+            // An error means that the sender is gone, which is as good a reason to stop.
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        };
+        let no_delay = |stream: &mut tokio::net::TcpStream| {
+            // A connection that refuses works all the same.
+            let _ = stream.set_nodelay(true);
+        };
+        let clients = tokio::spawn(
+            axum::serve(data_listener.tap_io(no_delay), data)
+                .with_graceful_shutdown(drain(stopped.clone()))
+                .into_future(),
+        );
+        let operators = tokio::spawn(
+            axum::serve(admin_listener.tap_io(no_delay), admin)
+                .with_graceful_shutdown(drain(stopped))
+                .into_future(),
+        );
+        let housekeeping = tokio::spawn(keep_house(Arc::clone(&host), exporter));
+        let restoring = tokio::spawn({
+            let host = Arc::clone(&host);
+            async move {
+                if let Err(error) = host.restore().await {
+                    tracing::error!("the store could not be read: {error}");
+                }
+            }
+        });
+
+        wait_for_signal().await?;
+        tracing::info!("draining; a second signal quits at once");
+        stop.send_replace(true);
+        let finished = async {
+            let _ = clients.await;
+            let _ = operators.await;
+        };
+        tokio::select! {
+            () = finished => {}
+            () = tokio::time::sleep(Duration::from_secs(self.drain)) => {
+                tracing::warn!("requests were still under way after {} s", self.drain);
+            }
+            signalled = wait_for_signal() => signalled?,
+        }
+        housekeeping.abort();
+        restoring.abort();
+        Ok(())
+    }
+}
+
+async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{flag} {address}"))
+}
+
+async fn wait_for_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+async fn keep_house(host: Arc<Host>, exporter: Exporter) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        ticks.tick().await;
+        let (host, exporter) = (Arc::clone(&host), exporter.clone());
+        let swept = tokio::task::spawn_blocking(move || {
+            host.sweep();
+            exporter.upkeep();
+        });
+        if let Err(error) = swept.await {
+            tracing::error!("housekeeping failed: {error}");
+        }
+    }
+}
+
+/// Prints for people and for programs that wait for it.
+#[expect(clippy::print_stdout, reason = "the command line's output")]
+pub(crate) fn say(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,161 @@
+//! Stops runs whose time is up.
+//!
+//! One thread sleeps until the earliest deadline of all runs, those on their caller's thread
+//! included, so that no model can hold a thread for longer than its request has.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use berth_tensor::Tensor;
+use tokio::sync::oneshot;
+
+use crate::InferenceError;
+use crate::onnxruntime::session::Stop;
+
+/// What a run comes to: the outputs in the order asked for.
+pub(crate) type Answer = Result<Vec<Tensor>, InferenceError>;
+
+/// One run from its request to its end, shared by whoever may end it.
+pub(crate) struct Ticket {
+    pub(crate) stop: Stop,
+    dead: AtomicBool,
+    reply: Mutex<Option<oneshot::Sender<Answer>>>,
+}
+
+impl Ticket {
+    /// A ticket whose first answer goes to `reply`.
+    pub(crate) fn new(reply: Option<oneshot::Sender<Answer>>) -> Result<Arc<Self>, InferenceError> {
+        let stop = Stop::new().map_err(InferenceError::Runtime)?;
+        Ok(Arc::new(Self { stop, dead: AtomicBool::new(false), reply: Mutex::new(reply) }))
+    }
+
+    /// Whether nobody waits for the answer any more, or its time is up.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    /// Ends the run, or keeps it from beginning.
+    fn kill(&self) {
+        if !self.dead.swap(true, Ordering::AcqRel) {
+            self.stop.stop();
+        }
+    }
+
+    /// Answers, unless that has happened.
+    pub(crate) fn answer(&self, answer: Answer) {
+        if let Some(reply) = lock(&self.reply).take() {
+            // The caller may have gone; then nobody wants the answer.
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+/// A ticket under watch. Dropping it ends the run, if it has not ended.
+pub(crate) struct Watched<'a> {
+    deadlines: &'a Deadlines,
+    key: (Instant, u64),
+    ticket: Arc<Ticket>,
+}
+
+impl std::ops::Deref for Watched<'_> {
+    type Target = Arc<Ticket>;
+
+    fn deref(&self) -> &Arc<Ticket> {
+        &self.ticket
+    }
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        lock(&self.deadlines.shared.state).pending.remove(&self.key);
+        self.ticket.kill();
+    }
+}
+
+/// The deadlines of all runs of a runtime, and the thread that watches them.
+pub(crate) struct Deadlines {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    sooner: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    pending: BTreeMap<(Instant, u64), Arc<Ticket>>,
+    count: u64,
+    /// When the thread looks next by itself; none while it waits for a first deadline.
+    wakes_at: Option<Instant>,
+    closed: bool,
+}
+
+impl Deadlines {
+    pub(crate) fn start() -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let watched = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name("berth-deadlines".to_owned())
+            .spawn(move || watch(&watched))?;
+        Ok(Self { shared })
+    }
+
+    /// Watches a run: at `deadline` it is stopped and answered with a timeout.
+    pub(crate) fn watch(&self, deadline: Instant, ticket: Arc<Ticket>) -> Watched<'_> {
+        let mut state = lock(&self.shared.state);
+        let key = (deadline, state.count);
+        state.count += 1;
+        state.pending.insert(key, Arc::clone(&ticket));
+        // Waking the thread costs more than a small run, and deadlines mostly come in order.
+        if state.wakes_at.is_none_or(|wakes_at| deadline < wakes_at) {
+            state.wakes_at = Some(deadline);
+            self.shared.sooner.notify_one();
+        }
+        drop(state);
+        Watched { deadlines: self, key, ticket }
+    }
+}
+
+impl Drop for Deadlines {
+    fn drop(&mut self) {
+        lock(&self.shared.state).closed = true;
+        self.shared.sooner.notify_one();
+    }
+}
+
+fn watch(shared: &Shared) {
+    let mut state = lock(&shared.state);
+    while !state.closed {
+        let now = Instant::now();
+        let mut expired = Vec::new();
+        while let Some(first) = state.pending.first_entry().filter(|first| first.key().0 <= now) {
+            expired.push(first.remove());
+        }
+        if !expired.is_empty() {
+            drop(state);
+            for ticket in expired {
+                ticket.kill();
+                ticket.answer(Err(InferenceError::Timeout));
+            }
+            state = lock(&shared.state);
+            continue;
+        }
+        state.wakes_at = state.pending.first_key_value().map(|(key, _)| key.0);
+        state = match state.wakes_at {
+            None => shared.sooner.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(deadline) => {
+                let wait = deadline.saturating_duration_since(now);
+                shared.sooner.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+    }
+}
+
+/// Locks what stays sound wherever a panic may have left it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,318 @@
+//! A model opened in ONNX Runtime.
+
+use std::ffi::CString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::ptr;
+use std::sync::Arc;
+
+use berth_tensor::{Tensor, TensorType};
+use ort::AsPointer;
+use ort::session::{RunOptions, builder::GraphOptimizationLevel};
+use ort::sys;
+use ort::value::{Outlet, ValueType};
+
+use super::library::Library;
+use super::value::{self, Lent, Value};
+use super::{check, one_line};
+
+/// Why a model cannot be opened. Every message names the model and its file.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file cannot be read.
+    #[error("model {name}: {} cannot be read: {problem}", file.display())]
+    Unreadable {
+        /// The model.
+        name: String,
+        /// Its file.
+        file: PathBuf,
+        /// The system's words.
+        problem: String,
+    },
+    /// The file is no ONNX model, or a damaged one.
+    #[error("model {name}: {} is no complete ONNX model; export or copy it again (ONNX Runtime {version}: {problem})", file.display())]
+    NotAModel {
+        /// The model.
+        name: String,
+        /// Its file.
+        file: PathBuf,
+        /// The runtime's version.
+        version: String,
+        /// The runtime's words.
+        problem: String,
+    },
+    /// The model is one, but the runtime cannot run it.
+    #[error("model {name}: ONNX Runtime {version} cannot run {}; export it with an operator set and operators that this version has, or install a newer one ({problem})", file.display())]
+    Unsupported {
+        /// The model.
+        name: String,
+        /// Its file.
+        file: PathBuf,
+        /// The runtime's version.
+        version: String,
+        /// The runtime's words.
+        problem: String,
+    },
+    /// An input or output is something that cannot be sent or answered.
+    #[error("model {name}: {} has {port} of type {found}, and only tensors of the Open Inference Protocol's datatypes can be served; export the model without it", file.display())]
+    PortType {
+        /// The model.
+        name: String,
+        /// Its file.
+        file: PathBuf,
+        /// The input or output, such as `output "probabilities"`.
+        port: String,
+        /// Its type.
+        found: String,
+    },
+}
+
+/// Stops one run, from any thread.
+pub(crate) struct Stop(RunOptions);
+
+impl Stop {
+    pub(crate) fn new() -> Result<Self, String> {
+        RunOptions::new().map(Self).map_err(|error| one_line(error.message()))
+    }
+
+    /// Lets the run end after the operator that it is in.
+    pub(crate) fn stop(&self) {
+        if let Err(error) = self.0.terminate() {
+            tracing::warn!("a run could not be stopped: {}", error.message());
+        }
+    }
+}
+
+/// A model opened in ONNX Runtime, for any number of runs at once.
+pub(crate) struct Session {
+    session: ort::session::Session,
+    library: Arc<Library>,
+    pub(crate) inputs: Vec<TensorType>,
+    pub(crate) outputs: Vec<TensorType>,
+    pub(crate) properties: Vec<(String, String)>,
+    input_names: Vec<CString>,
+    output_names: Vec<CString>,
+}
+
+impl Session {
+    pub(crate) fn open(library: &Arc<Library>, name: &str, file: &Path) -> Result<Self, OpenError> {
+        // ONNX Runtime's words for these two are misleading.
+        let unreadable = |problem: String| OpenError::Unreadable {
+            name: name.to_owned(),
+            file: file.to_path_buf(),
+            problem,
+        };
+        let metadata = std::fs::metadata(file).map_err(|error| unreadable(error.to_string()))?;
+        if !metadata.is_file() {
+            return Err(unreadable("it is not a file".to_owned()));
+        }
+        // `ort` panics on types of inputs and outputs that it does not know. ONNX Runtime 1.31 opens
+        // no model with such a type, but the library is the operator's choice.
+        let opened = catch_unwind(AssertUnwindSafe(|| build(library, file)));
+        let session = opened.unwrap_or_else(|_| {
+            Err(Refusal::Unsupported("an input or output is of an unknown type".to_owned()))
+        });
+        let session = session.map_err(|refusal| {
+            let (name, file, version) =
+                (name.to_owned(), file.to_path_buf(), library.version.clone());
+            match refusal {
+                Refusal::NotAModel(problem) => {
+                    OpenError::NotAModel { name, file, version, problem }
+                }
+                Refusal::Unsupported(problem) => {
+                    OpenError::Unsupported { name, file, version, problem }
+                }
+            }
+        })?;
+        let types = |outlets: &[Outlet], port: Port| -> Result<Vec<TensorType>, OpenError> {
+            let port_type = |outlet: &Outlet, found: String| {
+                let port = format!("{} {:?}", port.kind(), outlet.name());
+                OpenError::PortType { name: name.to_owned(), file: file.to_path_buf(), port, found }
+            };
+            let checked = |(index, outlet): (usize, &Outlet)| {
+                // `ort` calls both kinds of tensors the same.
+                if is_sparse(&session, port, index) {
+                    return Err(port_type(outlet, format!("sparse {}", outlet.dtype())));
+                }
+                tensor_type(outlet).ok_or_else(|| port_type(outlet, outlet.dtype().to_string()))
+            };
+            outlets.iter().enumerate().map(checked).collect()
+        };
+        let inputs = types(session.inputs(), Port::Input)?;
+        let outputs = types(session.outputs(), Port::Output)?;
+        Ok(Self {
+            input_names: names(&inputs),
+            output_names: names(&outputs),
+            properties: properties(&session),
+            inputs,
+            outputs,
+            session,
+            library: Arc::clone(library),
+        })
+    }
+
+    /// One run. Inputs and outputs are by index; what is put out is in the order asked for.
+    ///
+    /// Any number of threads may be in here at once.
+    pub(crate) fn run(
+        self: &Arc<Self>,
+        inputs: &[(usize, &Tensor)],
+        outputs: &[usize],
+        stop: &Stop,
+    ) -> Result<Vec<Tensor>, String> {
+        let lent = inputs
+            .iter()
+            .map(|(_, tensor)| Lent::new(tensor, &self.library.memory))
+            .collect::<Result<Vec<_>, _>>()?;
+        let values: Vec<_> = lent.iter().map(Lent::pointer).collect();
+        let input_names: Vec<_> =
+            inputs.iter().map(|&(index, _)| self.input_names[index].as_ptr()).collect();
+        let output_names: Vec<_> =
+            outputs.iter().map(|&index| self.output_names[index].as_ptr()).collect();
+        let mut results = vec![ptr::null_mut(); outputs.len()];
+        // SAFETY: every pointer is valid for the call and every length is that of its array. The
+        // session is used by shared reference: `Run` is documented as callable from many threads at
+        // once (`InferenceSession::Run` in ONNX Runtime's source), and that holds for the CPU
+        // provider, the only one that sessions are built with here.
+        let ran = check(unsafe {
+            (ort::api().Run)(
+                self.session.ptr().cast_mut(),
+                stop.0.ptr(),
+                input_names.as_ptr(),
+                values.as_ptr(),
+                values.len(),
+                output_names.as_ptr(),
+                output_names.len(),
+                results.as_mut_ptr(),
+            )
+        });
+        // Taken over before anything can fail, so that none is left behind.
+        // SAFETY: `Run` has handed over what it wrote, and wrote nothing where the pointer is null.
+        let results: Vec<_> =
+            results.into_iter().map(|result| unsafe { Value::from_raw(result) }).collect();
+        ran?;
+        let missing = |index: usize| format!("output {:?} has no value", self.outputs[index].name);
+        let read = |(result, &index): (Option<Value>, &usize)| {
+            value::read(result.ok_or_else(|| missing(index))?, self)
+        };
+        results.into_iter().zip(outputs).map(read).collect()
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Port {
+    Input,
+    Output,
+}
+
+impl Port {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Output => "output",
+        }
+    }
+}
+
+fn is_sparse(session: &ort::session::Session, port: Port, index: usize) -> bool {
+    let api = ort::api();
+    let describe = match port {
+        Port::Input => api.SessionGetInputTypeInfo,
+        Port::Output => api.SessionGetOutputTypeInfo,
+    };
+    let mut info = ptr::null_mut();
+    // SAFETY: the session is valid; an index out of bounds is an error. What is written is released
+    // below.
+    if check(unsafe { describe(session.ptr(), index, &mut info) }).is_err() {
+        return false;
+    }
+    let mut kind = sys::ONNXType::ONNX_TYPE_UNKNOWN;
+    // SAFETY: `info` is valid until it is released.
+    let known = check(unsafe { (api.GetOnnxTypeFromTypeInfo)(info, &mut kind) });
+    // SAFETY: `info` was handed over by the first call and is not used again.
+    unsafe { (api.ReleaseTypeInfo)(info) };
+    known.is_ok() && kind == sys::ONNXType::ONNX_TYPE_SPARSETENSOR
+}
+
+enum Refusal {
+    NotAModel(String),
+    Unsupported(String),
+}
+
+impl From<ort::Error> for Refusal {
+    fn from(error: ort::Error) -> Self {
+        let message = one_line(error.message());
+        // The file is named beside it.
+        let problem = message
+            .strip_prefix("Load model from ")
+            .and_then(|rest| rest.split_once(" failed:"))
+            .map_or(message.as_str(), |(_, problem)| problem);
+        match error.code() {
+            ort::ErrorCode::InvalidProtobuf | ort::ErrorCode::NoModel => {
+                Self::NotAModel(problem.to_owned())
+            }
+            // So it speaks of an empty file.
+            _ if problem.contains("No graph was found") => Self::NotAModel(problem.to_owned()),
+            _ => Self::Unsupported(problem.to_owned()),
+        }
+    }
+}
+
+fn build(library: &Library, file: &Path) -> Result<ort::session::Session, Refusal> {
+    let build = || -> ort::Result<_> {
+        ort::session::Session::builder(&library.environment)?
+            // With one thread a session makes none of its own: a run stays on the thread that asks.
+            .with_intra_threads(1)?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            .commit_from_file(file)
+    };
+    Ok(build()?)
+}
+
+fn tensor_type(outlet: &Outlet) -> Option<TensorType> {
+    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else { return None };
+    let datatype = value::datatype(*ty)?;
+    Some(TensorType {
+        name: outlet.name().to_owned(),
+        datatype,
+        shape: shape.iter().map(|&dimension| dimension.max(-1)).collect(),
+    })
+}
+
+fn names(types: &[TensorType]) -> Vec<CString> {
+    // The names come from C strings, so that none has a zero byte inside.
+    types.iter().map(|ty| CString::new(ty.name.as_bytes()).unwrap_or_default()).collect()
+}
+
+/// What the model's file says of itself.
+fn properties(session: &ort::session::Session) -> Vec<(String, String)> {
+    let mut properties = Vec::new();
+    let mut add = |name: &str, value: Option<String>| {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            properties.push((name.to_owned(), value));
+        }
+    };
+    add(
+        "opset",
+        session.opset_for_domain(ort::editor::ONNX_DOMAIN).map(|version| version.to_string()),
+    );
+    if let Ok(metadata) = session.metadata() {
+        add("producer", metadata.producer());
+        add("graph", metadata.name());
+        add("domain", metadata.domain());
+        add("description", metadata.description());
+        add(
+            "version",
+            metadata
+                .version()
+                .filter(|version| (1..i64::MAX).contains(version))
+                .map(|version| version.to_string()),
+        );
+        let mut keys = metadata.custom_keys().unwrap_or_default();
+        keys.sort();
+        for key in keys {
+            add(&key, metadata.custom(&key));
+        }
+    }
+    properties
+}

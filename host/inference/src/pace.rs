@@ -1,0 +1,109 @@
+//! How long a model's runs take, which decides where the next one happens.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use berth_tensor::Tensor;
+
+use crate::deadline::{Deadlines, Ticket};
+use crate::onnxruntime::session::Session;
+
+/// A run that is expected to take less stays on its caller's thread: handing it over would cost
+/// about as much.
+const SMALL: Duration = Duration::from_micros(100);
+/// A run counts as no longer than this: one that the system interrupted must not look like a slow
+/// model, and two slow ones must.
+const LONGEST: Duration = Duration::from_millis(1);
+/// A run on zeros may take as long; a model that takes longer opens without having been measured.
+const WARM_UP: Duration = Duration::from_secs(30);
+/// After this long no further run on zeros begins.
+const ENOUGH: Duration = Duration::from_millis(50);
+/// A model with larger inputs is not run on zeros, in bytes.
+const LARGEST: u64 = 256 << 20;
+
+/// A moving average of how long a model takes for inputs of the size it was warmed up with. Larger
+/// ones are taken to need proportionally longer.
+pub(crate) struct Pace {
+    nanoseconds: AtomicU64,
+    /// The bytes of the inputs that it was warmed up with; none when it was not.
+    unit: Option<u64>,
+}
+
+impl Pace {
+    /// Runs a model on zeros, with 1 for every dimension that varies. A model that cannot do that
+    /// may well answer real inputs, so a failure only means that it has not been measured.
+    pub(crate) fn measure(name: &str, session: &Arc<Session>, deadlines: &Deadlines) -> Self {
+        let (time, unit) = match warm_up(session, deadlines) {
+            Ok((time, unit)) => (time, Some(unit)),
+            Err(problem) => {
+                tracing::debug!("model {name} was not warmed up: {problem}");
+                (LONGEST, None)
+            }
+        };
+        Self { nanoseconds: AtomicU64::new(nanoseconds(time)), unit }
+    }
+
+    /// Whether a run with inputs of that many bytes may stay on its caller's thread.
+    pub(crate) fn is_small(&self, bytes: u64) -> bool {
+        let expected =
+            |unit| self.nanoseconds.load(Ordering::Relaxed).saturating_mul(times(bytes, unit));
+        self.unit.is_some_and(|unit| expected(unit) < SMALL.as_nanos() as u64)
+    }
+
+    /// Takes in how long a run with inputs of that many bytes took.
+    pub(crate) fn note(&self, bytes: u64, time: Duration) {
+        let Some(unit) = self.unit else { return };
+        let sample = nanoseconds(time) / times(bytes, unit);
+        // Of two runs that end together one may get lost, which does not matter to an average.
+        let average = self.nanoseconds.load(Ordering::Relaxed);
+        self.nanoseconds.store((15 * average + sample) / 16, Ordering::Relaxed);
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    time.min(LONGEST).as_nanos() as u64
+}
+
+fn times(bytes: u64, unit: u64) -> u64 {
+    (bytes / unit.max(1)).max(1)
+}
+
+/// The shortest of a few runs, since the first allocates what later ones find, and the bytes of
+/// their inputs.
+fn warm_up(session: &Arc<Session>, deadlines: &Deadlines) -> Result<(Duration, u64), String> {
+    let (tensors, bytes) = zeros(session)?;
+    let inputs: Vec<_> = tensors.iter().enumerate().collect();
+    let outputs: Vec<_> = (0..session.outputs.len()).collect();
+    let mut shortest = Duration::MAX;
+    let begin = Instant::now();
+    while shortest == Duration::MAX || (begin.elapsed() < ENOUGH && begin.elapsed() < 20 * shortest)
+    {
+        let ticket = Ticket::new(None).map_err(|error| error.to_string())?;
+        let watched = deadlines.watch(Instant::now() + WARM_UP, ticket);
+        let start = Instant::now();
+        session.run(&inputs, &outputs, &watched.stop)?;
+        shortest = shortest.min(start.elapsed());
+    }
+    Ok((shortest, bytes))
+}
+
+fn zeros(session: &Session) -> Result<(Vec<Tensor>, u64), String> {
+    let mut total = 0u64;
+    let mut tensors = Vec::with_capacity(session.inputs.len());
+    for ty in &session.inputs {
+        let shape: Vec<u64> =
+            ty.shape.iter().map(|&dimension| u64::try_from(dimension).unwrap_or(1)).collect();
+        // An empty string is four bytes of length.
+        let size = ty.datatype.size().unwrap_or(4) as u64;
+        let bytes =
+            berth_tensor::tensor::elements(&shape).and_then(|count| count.checked_mul(size));
+        total = total.saturating_add(bytes.unwrap_or(u64::MAX));
+        if total > LARGEST {
+            return Err(format!("its inputs take more than {LARGEST} bytes"));
+        }
+        let data = vec![0; bytes.unwrap_or(0) as usize];
+        tensors.push(Tensor::new(ty.datatype, shape, data).map_err(|error| error.to_string())?);
+    }
+    Ok((tensors, total))
+}

@@ -1,0 +1,69 @@
+//! Models through real ONNX Runtime. Without `ORT_DYLIB_PATH` these tests say that they were
+//! skipped, except on a build server, where they fail.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod onnx;
+mod opening;
+mod running;
+mod stopping;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use berth_inference::{InferenceError, Model, OpenError, Runtime, RuntimeOptions};
+use berth_tensor::{DataType, NamedTensor, Tensor};
+
+/// A runtime with these options, or none where there is no library to test with.
+fn runtime(threads: usize, queue: usize) -> Option<Runtime> {
+    if std::env::var_os("ORT_DYLIB_PATH").is_none() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "ORT_DYLIB_PATH is not set, and on a build server nothing is skipped"
+        );
+        eprintln!("skipped: ORT_DYLIB_PATH names no ONNX Runtime to test with");
+        return None;
+    }
+    Some(Runtime::load(None, RuntimeOptions { threads, queue }).unwrap())
+}
+
+/// Opens a model from the bytes of its file.
+fn open(runtime: &Runtime, bytes: &[u8]) -> Result<Arc<Model>, OpenError> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.onnx");
+    std::fs::write(&file, bytes).unwrap();
+    runtime.open("tested@1", &file)
+}
+
+fn named(name: &str, datatype: DataType, shape: &[u64], data: &[u8]) -> NamedTensor {
+    NamedTensor {
+        name: name.to_owned(),
+        tensor: Tensor::new(datatype, shape.to_vec(), data.to_vec()).unwrap(),
+    }
+}
+
+fn floats(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Runs with more time than any test needs.
+async fn run(
+    model: &Model,
+    inputs: &[NamedTensor],
+    outputs: &[&str],
+) -> Result<Vec<NamedTensor>, InferenceError> {
+    let outputs: Vec<_> = outputs.iter().map(|&name| name.to_owned()).collect();
+    model.run(inputs, &outputs, Instant::now() + Duration::from_secs(60)).await
+}
+
+/// The number of threads of this process, by name.
+fn threads(prefix: &str) -> usize {
+    let names = std::fs::read_dir(Path::new("/proc/self/task")).unwrap().flatten();
+    names
+        .filter(|task| {
+            std::fs::read_to_string(task.path().join("comm"))
+                .is_ok_and(|name| name.starts_with(prefix))
+        })
+        .count()
+}

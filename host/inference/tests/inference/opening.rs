@@ -1,0 +1,179 @@
+//! What opens, what is refused, and in which words.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::onnx::*;
+use super::*;
+
+fn check_library(path: &Path, parts: &[&str]) {
+    let error = Runtime::load(Some(path), RuntimeOptions::default()).unwrap_err().to_string();
+    assert!(!error.contains('\n') && parts.iter().all(|part| error.contains(part)), "{error}");
+}
+
+#[test]
+fn a_library_that_will_not_do_is_named_with_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    check_library(&file("none.so"), &["no ONNX Runtime at", "none.so", "ORT_DYLIB_PATH"]);
+    check_library(folder.path(), &["no ONNX Runtime at", folder.path().to_str().unwrap()]);
+    std::fs::write(file("text.so"), "text").unwrap();
+    check_library(&file("text.so"), &["does not load", "text.so", "ORT_DYLIB_PATH"]);
+    check_library(
+        &library(folder.path(), "other", "#[unsafe(no_mangle)] pub extern \"C\" fn other() {}"),
+        &["other.so", "not ONNX Runtime"],
+    );
+    check_library(&library(folder.path(), "empty", EMPTY), &["empty.so", "not ONNX Runtime"]);
+    check_library(
+        &library(folder.path(), "old", OLD),
+        &["old.so", "1.10.0", "too old", "install 1.22"],
+    );
+}
+
+/// Answers no API at all.
+const EMPTY: &str =
+    "#[unsafe(no_mangle)] pub extern \"C\" fn OrtGetApiBase() -> *const u8 { std::ptr::null() }";
+
+/// Answers as a version of ONNX Runtime does that lacks the API asked for.
+const OLD: &str = r#"
+#[repr(C)] pub struct Base(extern "C" fn(u32) -> *const u8, extern "C" fn() -> *const u8);
+extern "C" fn api(_: u32) -> *const u8 { std::ptr::null() }
+extern "C" fn version() -> *const u8 { c"1.10.0".as_ptr().cast() }
+static BASE: Base = Base(api, version);
+#[unsafe(no_mangle)] pub extern "C" fn OrtGetApiBase() -> *const Base { &BASE }
+"#;
+
+fn library(folder: &Path, name: &str, source: &str) -> PathBuf {
+    let (source_file, file) =
+        (folder.join(name).with_extension("rs"), folder.join(name).with_extension("so"));
+    std::fs::write(&source_file, source).unwrap();
+    let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let arguments = ["--edition=2024", "--crate-type=cdylib", "-Anon_snake_case", "-o"];
+    assert!(
+        Command::new(compiler)
+            .args(arguments)
+            .arg(&file)
+            .arg(&source_file)
+            .status()
+            .unwrap()
+            .success()
+    );
+    file
+}
+
+#[test]
+fn one_process_keeps_one_library() {
+    let Some(first) = runtime(1, 1) else { return };
+    assert!(first.version().starts_with("1."), "{}", first.version());
+    assert!(first.library().is_file());
+    let copy = tempfile::tempdir().unwrap().keep().join("libonnxruntime.so");
+    std::fs::copy(first.library(), &copy).unwrap();
+    check_library(
+        &copy,
+        &["cannot take", copy.to_str().unwrap(), first.library().to_str().unwrap()],
+    );
+    std::fs::remove_dir_all(copy.parent().unwrap()).unwrap();
+    assert_eq!(runtime(1, 1).unwrap().library(), first.library());
+}
+
+fn check(runtime: &Runtime, bytes: &[u8], parts: &[&str]) {
+    let error = open(runtime, bytes).unwrap_err().to_string();
+    let expected = ["model tested@1", "model.onnx"];
+    assert!(
+        !error.contains('\n') && expected.iter().chain(parts).all(|part| error.contains(part)),
+        "{parts:?}: {error}"
+    );
+}
+
+#[test]
+fn a_model_that_does_not_open_is_named_with_its_file() {
+    let Some(runtime) = runtime(1, 1) else { return };
+    let missing =
+        runtime.open("tested@1", Path::new("/nowhere/model.onnx")).unwrap_err().to_string();
+    assert!(
+        missing.contains("tested@1") && missing.contains("/nowhere/model.onnx cannot be read"),
+        "{missing}"
+    );
+    let folder = runtime.open("tested@1", Path::new("/")).unwrap_err().to_string();
+    assert!(folder.contains("it is not a file"), "{folder}");
+
+    let whole = perceptron();
+    check(&runtime, b"", &["no complete ONNX model"]);
+    check(&runtime, b"not a model, whatever its name says", &["no complete ONNX model"]);
+    for length in [10, whole.len() / 2, whole.len() - 1] {
+        check(&runtime, &whole[..length], &["no complete ONNX model"]);
+    }
+
+    let float = || tensor(1, Some(&[1]));
+    let one_node = |operator: &str, from: Message, to: Message| {
+        model(graph(&[node(operator, &["x"], &["y"])], &[], &[value("x", from)], &[value("y", to)]))
+    };
+    check(&runtime, &one_node("Teleport", float(), float()), &["cannot run", "Teleport"]);
+    let numbers = || tensor(7, Some(&[1]));
+    check(
+        &runtime,
+        &one_node("Relu", tensor(8, Some(&[1])), tensor(8, Some(&[1]))),
+        &["cannot run", "Relu"],
+    );
+    check(
+        &runtime,
+        &one_node("SequenceConstruct", numbers(), sequence(numbers())),
+        &["output \"y\"", "Sequence", "only tensors"],
+    );
+    check(
+        &runtime,
+        &one_node("SequenceLength", sequence(float()), tensor(7, Some(&[]))),
+        &["input \"x\"", "Sequence"],
+    );
+    let optional = || Message::default().bytes(9, Message::default().bytes(1, float()));
+    check(&runtime, &one_node("Identity", optional(), optional()), &["input \"x\"", "Option"]);
+    // A type that `ort` takes for a tensor's.
+    let sparse = || Message::default().bytes(8, Message::default().number(1, 1));
+    let spare_input = |ty| {
+        model(graph(
+            &[node("Identity", &["x"], &["y"])],
+            &[],
+            &[value("x", float()), value("z", ty)],
+            &[value("y", float())],
+        ))
+    };
+    check(&runtime, &spare_input(sparse()), &["input \"z\" of type sparse Tensor<f32>"]);
+    let complex = || tensor(COMPLEX64, Some(&[1]));
+    check(&runtime, &one_node("Identity", complex(), complex()), &["cannot run", "complex64"]);
+}
+
+#[test]
+fn a_model_describes_itself() {
+    let Some(runtime) = runtime(1, 1) else { return };
+    let model = open(&runtime, &perceptron()).unwrap();
+    assert_eq!(model.name(), "tested@1");
+    let ports = |types: &[berth_tensor::TensorType]| {
+        types.iter().map(|ty| (ty.name.clone(), ty.datatype, ty.shape.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(ports(model.inputs()), [("x".to_owned(), DataType::Fp32, vec![-1, 64])]);
+    assert_eq!(ports(model.outputs()), [("y".to_owned(), DataType::Fp32, vec![-1, 10])]);
+    let properties: Vec<_> =
+        model.properties().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(
+        properties,
+        [("opset", "17"), ("producer", "berth"), ("graph", "graph"), ("task", "testing")]
+    );
+    assert_eq!(model.resident_bytes(), perceptron().len() as u64);
+}
+
+#[test]
+fn models_bring_no_threads() {
+    let Some(runtime) = runtime(2, 1) else { return };
+    let ours = || threads("berth-");
+    let others = || {
+        threads("")
+            - ours()
+            - threads("tokio")
+            - threads("opening")
+            - threads("running")
+            - threads("stopping")
+    };
+    let before = others();
+    let models: Vec<_> = (0..8).map(|_| open(&runtime, &perceptron()).unwrap()).collect();
+    assert_eq!(others(), before, "{} models", models.len());
+}

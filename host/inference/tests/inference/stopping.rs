@@ -1,0 +1,80 @@
+//! Deadlines, callers that go away, and more work than there is room for.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use super::onnx::turns;
+use super::*;
+
+/// More turns than any test waits for.
+const FOR_EVER: i64 = i64::MAX / 2;
+/// Turns that make a model too slow for its caller's thread.
+const SLOW: i64 = 200_000;
+
+fn count(turns: i64) -> [NamedTensor; 1] {
+    [named("n", DataType::Int64, &[], &turns.to_le_bytes())]
+}
+
+/// Begins a run and says how it stands.
+fn begin<F: Future>(run: &mut Pin<Box<F>>) -> Poll<F::Output> {
+    run.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+async fn answers(model: &Model) {
+    let output = run(model, &count(3), &[]).await.unwrap();
+    assert_eq!(output[0].tensor.data().as_ref(), 3i64.to_le_bytes());
+}
+
+#[tokio::test]
+async fn a_deadline_ends_a_run_wherever_it_happens() {
+    let Some(runtime) = runtime(1, 8) else { return };
+    for extra in [0, SLOW] {
+        let model = open(&runtime, &turns(extra)).unwrap();
+        let soon = || Instant::now() + Duration::from_millis(20);
+        for _ in 0..2 {
+            assert_eq!(
+                model.run(&count(FOR_EVER), &[], soon()).await,
+                Err(InferenceError::Timeout)
+            );
+            // The thread is free again.
+            answers(&model).await;
+        }
+        assert_eq!(model.run(&count(0), &[], Instant::now()).await, Err(InferenceError::Timeout));
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_callers_that_go_make_room() {
+    let Some(runtime) = runtime(1, 1) else { return };
+    let model = open(&runtime, &turns(SLOW)).unwrap();
+    let input = count(FOR_EVER);
+    let far = Instant::now() + Duration::from_secs(600);
+    let mut runs: Vec<_> = (0..3).map(|_| Box::pin(model.run(&input, &[], far))).collect();
+    let begun: Vec<_> = runs.iter_mut().map(begin).collect();
+    // One thread and one place: of three that never end, at least one finds no room.
+    assert_eq!(begun[0], Poll::Pending);
+    assert!(begun[1..].contains(&Poll::Ready(Err(InferenceError::Overloaded))), "{begun:?}");
+    assert!(
+        begun
+            .iter()
+            .all(|run| matches!(run, Poll::Pending | Poll::Ready(Err(InferenceError::Overloaded)))),
+        "{begun:?}"
+    );
+    drop(runs);
+    // Had those not been ended, this would find the thread taken and the queue full.
+    answers(&model).await;
+}
+
+#[tokio::test]
+async fn a_small_model_stays_with_its_caller_until_it_is_none() {
+    let Some(runtime) = runtime(1, 8) else { return };
+    let model = open(&runtime, &turns(0)).unwrap();
+    let (quick, slow) = (count(0), count(SLOW));
+    let far = || Instant::now() + Duration::from_secs(600);
+    let stays =
+        |input: &[NamedTensor]| begin(&mut Box::pin(model.run(input, &[], far()))).is_ready();
+    // On a busy machine one run or another may take long; not all of them.
+    assert!((0..10_000).any(|_| stays(&quick)));
+    assert!((0..10).any(|_| !stays(&slow)));
+}

@@ -1,0 +1,75 @@
+//! Requests and their latency, for each endpoint and variant.
+
+use std::time::Duration;
+
+use metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
+
+const REQUESTS: &str = "berth_requests_total";
+const ERRORS: &str = "berth_request_errors_total";
+const LATENCY: &str = "berth_request_duration_seconds";
+const POLICY_FAILURES: &str = "berth_policy_failures_total";
+const RESIDENT: &str = "berth_model_resident_bytes";
+
+pub(crate) fn describe() {
+    describe_counter!(REQUESTS, "Requests answered, failures included.");
+    describe_counter!(ERRORS, "Requests that failed, by reason.");
+    describe_histogram!(LATENCY, Unit::Seconds, "From the decoded request to its answer.");
+    describe_counter!(
+        POLICY_FAILURES,
+        "Decisions for which the shares of the last evaluation stood in, by reason."
+    );
+    describe_gauge!(RESIDENT, Unit::Bytes, "Models that live revisions keep open.");
+}
+
+/// The metrics of one variant of an endpoint, ready to be counted on.
+pub struct EndpointMetrics {
+    endpoint: String,
+    variant: String,
+    requests: Counter,
+    latency: Histogram,
+}
+
+impl EndpointMetrics {
+    /// The metrics of `variant` of `endpoint`.
+    pub fn new(endpoint: &str, variant: &str) -> Self {
+        let labels = [("endpoint", endpoint.to_owned()), ("variant", variant.to_owned())];
+        Self {
+            endpoint: endpoint.to_owned(),
+            variant: variant.to_owned(),
+            requests: counter!(REQUESTS, &labels),
+            latency: histogram!(LATENCY, &labels),
+        }
+    }
+
+    /// A request came to its end after `latency`: with an answer, or failed for a `reason`.
+    pub fn answered(&self, reason: Option<&'static str>, latency: Duration) {
+        self.requests.increment(1);
+        self.latency.record(latency);
+        if let Some(reason) = reason {
+            let labels = [
+                ("endpoint", self.endpoint.clone()),
+                ("variant", self.variant.clone()),
+                ("reason", reason.to_owned()),
+            ];
+            counter!(ERRORS, &labels).increment(1);
+        }
+    }
+}
+
+/// A policy gave no usable decision on a request.
+pub fn policy_failed(endpoint: &str, policy: &str, reason: &'static str) {
+    let labels = [
+        ("endpoint", endpoint.to_owned()),
+        ("policy", policy.to_owned()),
+        ("reason", reason.to_owned()),
+    ];
+    counter!(POLICY_FAILURES, &labels).increment(1);
+}
+
+/// The models that live revisions keep open now take this many bytes.
+pub fn resident_model_bytes(bytes: u64) {
+    gauge!(RESIDENT).set(bytes as f64);
+}

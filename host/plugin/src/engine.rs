@@ -1,0 +1,280 @@
+//! The two engines, their limits and the clock that interrupts guests.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use wasmtime::component::{HasSelf, Linker};
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, RegallocAlgorithm,
+};
+
+use crate::policy::PolicyState;
+use crate::state::State;
+use crate::wasi;
+use crate::{assets, bindings, exchange, model, nn};
+
+/// How often running guests let others run and have their limits checked.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+
+/// What the operator sets for all plugins.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Where compiled code is kept; made when missing, readable to this user alone.
+    pub cache: PathBuf,
+    /// Processors that may be under way at once, each with its instance and stack.
+    pub max_instances: u32,
+    /// The most that any processor may be granted.
+    pub limits: ProcessorLimits,
+}
+
+/// What one call of a processor may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessorLimits {
+    /// Bytes of linear memory.
+    pub memory: u64,
+    /// Time on a processor core, waiting and inference not counted.
+    pub cpu: Duration,
+    /// Bytes of tensors and bodies that it makes the host hold.
+    pub host_bytes: u64,
+}
+
+impl Default for ProcessorLimits {
+    fn default() -> Self {
+        Self { memory: 256 << 20, cpu: Duration::from_secs(10), host_bytes: 256 << 20 }
+    }
+}
+
+/// Why the engines could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// wasmtime refused the configuration.
+    #[error("the WebAssembly engine could not be made: {0}")]
+    Engine(String),
+    /// The folder of compiled code could not be made.
+    #[error("the folder for compiled code, {folder}: {source}")]
+    Cache {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The engines, shared by all plugins of a process.
+pub struct Engines {
+    pub(crate) processors: Engine,
+    pub(crate) processor_linker: Linker<State>,
+    pub(crate) policies: Engine,
+    pub(crate) policy_linker: Linker<PolicyState>,
+    pub(crate) options: EngineOptions,
+    pub(crate) clock: Clock,
+    pub(crate) compiler: rayon::ThreadPool,
+    pooled: bool,
+}
+
+impl Engines {
+    /// Makes the engines and starts the clock.
+    pub fn new(options: EngineOptions) -> Result<Arc<Self>, EngineError> {
+        make_private_folder(&options.cache)
+            .map_err(|source| EngineError::Cache { folder: options.cache.clone(), source })?;
+        let wrong = |error: wasmtime::Error| EngineError::Engine(format!("{error:#}"));
+        let (processors, pooled) = match Engine::new(&processor_config(Some(&options))) {
+            Ok(engine) => (engine, true),
+            Err(error) => {
+                tracing::warn!(
+                    "instances are made on demand, which is slower: the address space for {} of them is not to be had ({error:#})",
+                    options.max_instances
+                );
+                (Engine::new(&processor_config(None)).map_err(wrong)?, false)
+            }
+        };
+        let policies = Engine::new(&policy_config()).map_err(wrong)?;
+        let mut processor_linker = Linker::new(&processors);
+        link_processor(&mut processor_linker).map_err(wrong)?;
+        let mut policy_linker = Linker::new(&policies);
+        crate::policy::add_to_linker(&mut policy_linker).map_err(wrong)?;
+        wasi::add_to_linker(&mut processor_linker).map_err(wrong)?;
+        wasi::add_to_linker(&mut policy_linker).map_err(wrong)?;
+        let compiler = rayon::ThreadPoolBuilder::new()
+            .thread_name(|index| format!("compile-{index}"))
+            .start_handler(|_| lower_priority())
+            .build()
+            .map_err(|error| EngineError::Engine(error.to_string()))?;
+        let clock = Clock::start(processors.clone());
+        Ok(Arc::new(Self {
+            processors,
+            processor_linker,
+            policies,
+            policy_linker,
+            options,
+            clock,
+            compiler,
+            pooled,
+        }))
+    }
+
+    /// The most that any processor may be granted.
+    pub fn limits(&self) -> ProcessorLimits {
+        self.options.limits
+    }
+
+    /// Whether instances come from a pool made ahead.
+    pub fn pooled(&self) -> bool {
+        self.pooled
+    }
+}
+
+fn link_processor(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    bindings::processor::Processor::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
+    linker.allow_shadowing(true);
+    nn::add_copies_to_linker(linker)?;
+    model::add_copies_to_linker(linker)?;
+    exchange::add_copies_to_linker(linker)?;
+    assets::add_copies_to_linker(linker)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+fn base_config() -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .concurrency_support(false)
+        .wasm_relaxed_simd(false)
+        .wasm_memory64(false)
+        .wasm_multi_memory(false)
+        .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
+        .max_wasm_stack(512 << 10);
+    config
+}
+
+fn processor_config(pool: Option<&EngineOptions>) -> Config {
+    let mut config = base_config();
+    config.epoch_interruption(true).async_stack_size(1 << 20);
+    if let Some(options) = pool {
+        let instances = options.max_instances;
+        let mut pooling = PoolingAllocationConfig::new();
+        pooling
+            .total_component_instances(instances)
+            .total_core_instances(4 * instances)
+            .total_memories(instances)
+            .total_tables(2 * instances)
+            .total_stacks(instances)
+            .max_core_instances_per_component(16)
+            .max_memories_per_component(1)
+            .max_tables_per_component(4)
+            .table_elements(20_000)
+            .max_component_instance_size(1 << 20)
+            .max_core_instance_size(1 << 20)
+            .max_memory_size(usize::try_from(options.limits.memory).unwrap_or(usize::MAX))
+            .linear_memory_keep_resident(256 << 10)
+            .table_keep_resident(64 << 10)
+            .max_unused_warm_slots(32);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling));
+    }
+    config
+}
+
+/// Pure: metered by fuel, which is the same on every run, and NaN has one form.
+fn policy_config() -> Config {
+    let mut config = base_config();
+    config.consume_fuel(true).cranelift_nan_canonicalization(true);
+    config
+}
+
+/// Raises the epoch while guests run, and rests while none does.
+pub(crate) struct Clock(Arc<ClockState>);
+
+struct ClockState {
+    running: AtomicUsize,
+    asleep: Mutex<bool>,
+    wake: Condvar,
+}
+
+/// Keeps the clock going while it is held.
+pub(crate) struct Ticking<'a>(&'a ClockState);
+
+impl Clock {
+    fn start(engine: Engine) -> Self {
+        let state = Arc::new(ClockState {
+            running: AtomicUsize::new(0),
+            asleep: Mutex::new(false),
+            wake: Condvar::new(),
+        });
+        let weak = Arc::downgrade(&state);
+        std::thread::Builder::new().name("epoch".into()).spawn(move || tick(&weak, &engine)).ok();
+        Self(state)
+    }
+
+    /// Starts the clock when it rests; it goes on until the last of these is dropped.
+    pub(crate) fn run(&self) -> Ticking<'_> {
+        if self.0.running.fetch_add(1, Ordering::SeqCst) == 0 {
+            let mut asleep = self.0.asleep.lock().unwrap_or_else(PoisonError::into_inner);
+            if std::mem::take(&mut *asleep) {
+                self.0.wake.notify_one();
+            }
+        }
+        Ticking(&self.0)
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        *self.0.asleep.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.wake.notify_one();
+    }
+}
+
+impl Drop for Ticking<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn tick(state: &Weak<ClockState>, engine: &Engine) {
+    // Ticks without a guest before the clock rests, so that it does not stop between requests.
+    const IDLE_TICKS: u32 = 1000;
+    let mut idle = 0;
+    while let Some(state) = state.upgrade() {
+        if state.running.load(Ordering::SeqCst) > 0 {
+            idle = 0;
+        } else {
+            idle += 1;
+        }
+        if idle > IDLE_TICKS {
+            let mut asleep = state.asleep.lock().unwrap_or_else(PoisonError::into_inner);
+            *asleep = true;
+            // A guest that started just now has seen `asleep` unset and will not wake us.
+            if state.running.load(Ordering::SeqCst) > 0 {
+                *asleep = false;
+            }
+            // Bounded, so that the thread ends some time after the last engine is dropped.
+            let rest = Duration::from_secs(5);
+            let resting = state.wake.wait_timeout_while(asleep, rest, |asleep| *asleep);
+            *resting.unwrap_or_else(PoisonError::into_inner).0 = false;
+            idle = 0;
+        }
+        drop(state);
+        std::thread::sleep(TICK);
+        engine.increment_epoch();
+    }
+}
+
+/// Lowers the calling thread's priority, so that compilation does not slow down serving.
+fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: setpriority takes plain numbers; on Linux, 0 names the calling thread alone.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 5);
+    }
+}
+
+fn make_private_folder(folder: &std::path::Path) -> std::io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
+}

@@ -1,0 +1,72 @@
+//! `berth:plugin/log`: a plugin's lines in the host's log.
+
+use crate::bindings::processor::berth::plugin::log::{Host, Level as WitLevel};
+use crate::policy::PolicyState;
+use crate::state::State;
+
+/// How much a line matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Something failed.
+    Error,
+    /// Something looks wrong.
+    Warn,
+    /// Something of note.
+    Info,
+    /// For whoever is looking for a fault.
+    Debug,
+}
+
+impl From<WitLevel> for Level {
+    fn from(level: WitLevel) -> Self {
+        match level {
+            WitLevel::Error => Self::Error,
+            WitLevel::Warn => Self::Warn,
+            WitLevel::Info => Self::Info,
+            WitLevel::Debug => Self::Debug,
+        }
+    }
+}
+
+/// The longest line kept, in bytes.
+const LINE: usize = 4 << 10;
+
+/// Cuts a line that is too long.
+fn bounded(message: &str) -> &str {
+    &message[..message.floor_char_boundary(LINE)]
+}
+
+impl Host for State {
+    fn enabled(&mut self, level: WitLevel) -> wasmtime::Result<bool> {
+        Ok(self.bindings.sink.enabled(level.into()))
+    }
+
+    fn write(&mut self, level: WitLevel, message: String) -> wasmtime::Result<()> {
+        self.bindings.sink.log(level.into(), bounded(&message));
+        Ok(())
+    }
+}
+
+impl Host for PolicyState {
+    fn enabled(&mut self, _: WitLevel) -> wasmtime::Result<bool> {
+        // The same on every run, whatever the host's log shows: a policy is pure.
+        Ok(true)
+    }
+
+    fn write(&mut self, level: WitLevel, message: String) -> wasmtime::Result<()> {
+        (self.log)(level.into(), bounded(&message));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_line_is_cut_between_characters() {
+        let line = "é".repeat(LINE);
+        assert_eq!(bounded(&line).len(), LINE);
+        assert_eq!(bounded("short"), "short");
+    }
+}

@@ -1,0 +1,35 @@
+//! Compiles, limits and calls components. The only crate that knows wasmtime.
+//!
+//! - [`inspect`]: what a component is, asks for and says of itself, read before anything runs
+//! - [`engine`]: the two engines, their limits and the clock that interrupts guests
+//! - [`compile`]: compilation off the request path and the cache of compiled code
+//! - [`processor`]: processors, a fresh instance for each request
+//! - [`policy`]: policies and routers, pure and metered
+//! - one file for each WIT interface that the host implements: [`exchange`], [`model`], [`nn`],
+//!   [`assets`], [`guest_log`], [`guest_metrics`], [`observing`], [`wasi`]
+
+pub mod assets;
+mod bindings;
+pub mod compile;
+pub mod engine;
+pub mod exchange;
+pub mod guest_log;
+pub mod guest_metrics;
+pub mod inspect;
+pub mod model;
+pub mod nn;
+pub mod observing;
+pub mod policy;
+pub mod processor;
+mod state;
+pub mod wasi;
+
+pub use assets::{Asset, Assets};
+pub use compile::{CompileTimes, Compiled};
+pub use engine::{EngineError, EngineOptions, Engines, ProcessorLimits};
+pub use exchange::{Body, Reply, Request};
+pub use guest_log::Level;
+pub use inspect::{Inspection, Kind, LoadError, Manifest};
+pub use observing::{Measure, Observation, Subject};
+pub use policy::{Decision, Evaluation, Plan, Policy, PolicyError, Routers, Share};
+pub use processor::{Bindings, Call, CallError, CreateError, Processor, Sink, Trap, Usage};

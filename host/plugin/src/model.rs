@@ -1,0 +1,261 @@
+//! `berth:plugin/model`: models beyond what `wasi:nn` can say.
+
+use std::sync::Arc;
+
+use berth_inference::{InferenceError, Model};
+use berth_tensor::{DataType, NamedTensor, Tensor, TensorType};
+use tokio::task::JoinHandle;
+use wasmtime::component::{Linker, Resource};
+
+use crate::bindings::processor::berth::plugin::model::{
+    Description, Error, Host, HostInference, HostModel, HostTensor,
+};
+use crate::bindings::processor::berth::plugin::types;
+use crate::exchange::slice;
+use crate::state::{OverHostBytes, State};
+
+/// A model as the guest holds it.
+pub struct OpenModel(Arc<Model>);
+
+/// An inference under way. Dropping it gives it up.
+pub struct Started(Option<Task>);
+
+struct Task(JoinHandle<Result<Vec<NamedTensor>, InferenceError>>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The most inferences that one request may have under way.
+const INFERENCES: usize = 64;
+
+impl Host for State {
+    fn roles(&mut self) -> wasmtime::Result<Vec<String>> {
+        Ok(self.bindings.models.iter().map(|(role, _)| role.clone()).collect())
+    }
+}
+
+impl HostTensor for State {
+    fn create(
+        &mut self,
+        datatype: types::Datatype,
+        shape: Vec<u64>,
+        data: Vec<u8>,
+    ) -> wasmtime::Result<Result<Resource<Tensor>, Error>> {
+        let length = data.len() as u64;
+        match Tensor::new(from_wit(datatype), shape, data) {
+            Ok(tensor) => self.hand(tensor, length),
+            Err(problem) => Ok(Err(Error::InvalidTensor((String::new(), problem.to_string())))),
+        }
+    }
+
+    fn datatype(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<types::Datatype> {
+        Ok(to_wit(self.table.get(&tensor)?.datatype()))
+    }
+
+    fn shape(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u64>> {
+        Ok(self.table.get(&tensor)?.shape().to_vec())
+    }
+
+    fn size(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<u64> {
+        Ok(self.table.get(&tensor)?.data().len() as u64)
+    }
+
+    fn data(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u8>> {
+        Ok(self.table.get(&tensor)?.data().to_vec())
+    }
+
+    fn read(
+        &mut self,
+        tensor: Resource<Tensor>,
+        offset: u64,
+        length: u64,
+    ) -> wasmtime::Result<Vec<u8>> {
+        Ok(slice(self.table.get(&tensor)?.data(), offset, length).into())
+    }
+
+    fn drop(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<()> {
+        let tensor = self.table.delete(tensor)?;
+        self.account.release(tensor.data().len() as u64);
+        Ok(())
+    }
+}
+
+impl HostModel for State {
+    fn open(&mut self, role: String) -> wasmtime::Result<Result<Resource<OpenModel>, Error>> {
+        Ok(match self.role(&role) {
+            Ok(model) => Ok(self.table.push(OpenModel(model))?),
+            Err(message) => Err(Error::Denied(message)),
+        })
+    }
+
+    fn describe(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<Description> {
+        let model = &self.table.get(&model)?.0;
+        Ok(Description {
+            name: model.name().to_owned(),
+            inputs: model.inputs().iter().map(type_to_wit).collect(),
+            outputs: model.outputs().iter().map(type_to_wit).collect(),
+            properties: model.properties().to_vec(),
+        })
+    }
+
+    fn start(
+        &mut self,
+        model: Resource<OpenModel>,
+        inputs: Vec<(String, Resource<Tensor>)>,
+        outputs: Vec<String>,
+    ) -> wasmtime::Result<Result<Resource<Started>, Error>> {
+        let model = Arc::clone(&self.table.get(&model)?.0);
+        if self.account.inferences >= INFERENCES {
+            return Ok(Err(Error::Denied(format!(
+                "a request has at most {INFERENCES} inferences under way"
+            ))));
+        }
+        let mut named = Vec::with_capacity(inputs.len());
+        for (name, tensor) in inputs {
+            named.push(NamedTensor { name, tensor: self.table.get(&tensor)?.clone() });
+        }
+        let deadline = self.deadline;
+        let run = tokio::spawn(async move { model.run(&named, &outputs, deadline).await });
+        self.account.inferences += 1;
+        Ok(Ok(self.table.push(Started(Some(Task(run))))?))
+    }
+
+    fn drop(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<()> {
+        self.table.delete(model)?;
+        Ok(())
+    }
+}
+
+impl HostInference for State {
+    async fn wait(
+        &mut self,
+        inference: Resource<Started>,
+    ) -> wasmtime::Result<Result<Vec<(String, Resource<Tensor>)>, Error>> {
+        let Some(mut task) = self.table.get_mut(&inference)?.0.take() else {
+            return Ok(Err(Error::Denied("this inference has been waited for before".into())));
+        };
+        let clock = Arc::clone(&self.account.cpu);
+        let result = clock.wait(&mut task.0).await;
+        self.account.inferences -= 1;
+        let outputs = match result {
+            Ok(Ok(outputs)) => outputs,
+            Ok(Err(error)) => {
+                let seen = error_to_wit(&error);
+                self.failed_inference = Some(error);
+                return Ok(Err(seen));
+            }
+            Err(error) => return Ok(Err(Error::Runtime(error.to_string()))),
+        };
+        let mut handed = Vec::with_capacity(outputs.len());
+        for NamedTensor { name, tensor } in outputs {
+            let length = tensor.data().len() as u64;
+            match self.hand(tensor, length)? {
+                Ok(tensor) => handed.push((name, tensor)),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(Ok(handed))
+    }
+
+    fn drop(&mut self, inference: Resource<Started>) -> wasmtime::Result<()> {
+        if self.table.delete(inference)?.0.is_some() {
+            self.account.inferences -= 1;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Puts a tensor into the table on the guest's account.
+    pub(crate) fn hand(
+        &mut self,
+        tensor: Tensor,
+        length: u64,
+    ) -> wasmtime::Result<Result<Resource<Tensor>, Error>> {
+        Ok(match self.account.hold(length) {
+            Ok(()) => Ok(self.table.push(tensor)?),
+            Err(OverHostBytes(limit)) => Err(Error::TooLarge(limit)),
+        })
+    }
+}
+
+/// Replaces the calls that hand out data by ones that copy it once, straight into the guest.
+pub(crate) fn add_copies_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    let mut model = linker.instance("berth:plugin/model@0.1.0")?;
+    model.func_wrap("[method]tensor.data", |store, (tensor,): (Resource<Tensor>,)| {
+        Ok((store.data().table.get(&tensor)?.data().clone(),))
+    })?;
+    model.func_wrap(
+        "[method]tensor.read",
+        |store, (tensor, offset, length): (Resource<Tensor>, u64, u64)| {
+            Ok((slice(store.data().table.get(&tensor)?.data(), offset, length),))
+        },
+    )
+}
+
+fn error_to_wit(error: &InferenceError) -> Error {
+    match error {
+        InferenceError::InvalidInput { input, problem } => {
+            Error::InvalidTensor((input.clone(), problem.clone()))
+        }
+        InferenceError::UnknownOutput(name) => {
+            Error::InvalidTensor((name.clone(), "the model has no such output".into()))
+        }
+        InferenceError::Overloaded => Error::Overloaded,
+        InferenceError::Timeout => Error::Timeout,
+        InferenceError::Runtime(message) => Error::Runtime(message.clone()),
+    }
+}
+
+fn type_to_wit(ty: &TensorType) -> types::TensorType {
+    types::TensorType {
+        name: ty.name.clone(),
+        datatype: to_wit(ty.datatype),
+        shape: ty.shape.clone(),
+    }
+}
+
+pub(crate) fn type_from_wit(ty: types::TensorType) -> TensorType {
+    TensorType { name: ty.name, datatype: from_wit(ty.datatype), shape: ty.shape }
+}
+
+const DATATYPES: [(DataType, types::Datatype); 14] = [
+    (DataType::Bool, types::Datatype::Bool),
+    (DataType::Uint8, types::Datatype::Uint8),
+    (DataType::Uint16, types::Datatype::Uint16),
+    (DataType::Uint32, types::Datatype::Uint32),
+    (DataType::Uint64, types::Datatype::Uint64),
+    (DataType::Int8, types::Datatype::Int8),
+    (DataType::Int16, types::Datatype::Int16),
+    (DataType::Int32, types::Datatype::Int32),
+    (DataType::Int64, types::Datatype::Int64),
+    (DataType::Fp16, types::Datatype::Fp16),
+    (DataType::Fp32, types::Datatype::Fp32),
+    (DataType::Fp64, types::Datatype::Fp64),
+    (DataType::Bf16, types::Datatype::Bf16),
+    (DataType::Bytes, types::Datatype::Bytes),
+];
+
+fn to_wit(datatype: DataType) -> types::Datatype {
+    DATATYPES[datatype as usize].1
+}
+
+fn from_wit(datatype: types::Datatype) -> DataType {
+    DATATYPES[datatype as usize].0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datatypes_stand_in_their_order() {
+        for (index, (ours, theirs)) in DATATYPES.into_iter().enumerate() {
+            assert_eq!((ours as usize, theirs as usize), (index, index));
+            assert_eq!(from_wit(to_wit(ours)), ours);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! `wasi:nn`, bound to the models of the variant. The tensors are those of [`crate::model`].
+//!
+//! `load-by-name` takes a role. A role that is not bound answers `security`, and so does `load`:
+//! a plugin brings no models of its own.
+
+use std::sync::Arc;
+
+use berth_inference::{InferenceError, Model};
+use berth_tensor::{DataType, NamedTensor, Tensor, TensorError};
+use bytes::Bytes;
+use wasmtime::component::{Linker, Resource, ResourceTableError};
+
+use crate::bindings::processor::wasi::nn::{errors, graph, inference, tensor};
+use crate::state::{OverHostBytes, State};
+
+use errors::ErrorCode;
+use tensor::TensorType;
+
+/// A graph, and at the same time its execution context: neither has state of its own.
+pub struct Graph(Arc<Model>);
+
+/// An error as the guest may look at it.
+pub struct NnError {
+    code: ErrorCode,
+    data: String,
+}
+
+/// A tensor of the guest's. Its constructor cannot fail, so that one that does not fit is kept and
+/// refused when it is used.
+pub enum NnTensor {
+    /// Data that follows from dimensions and type.
+    Fit(Tensor),
+    /// Anything else.
+    Unfit {
+        /// The dimensions given.
+        dimensions: Vec<u32>,
+        /// The type given.
+        ty: DataType,
+        /// Why it is no tensor.
+        problem: TensorError,
+    },
+}
+
+impl NnTensor {
+    fn data(&self) -> Bytes {
+        match self {
+            Self::Fit(tensor) => tensor.data().clone(),
+            Self::Unfit { .. } => Bytes::new(),
+        }
+    }
+}
+
+impl State {
+    /// The model bound to a role, or a sentence that says that none is.
+    pub(crate) fn role(&self, role: &str) -> Result<Arc<Model>, String> {
+        let models = &self.bindings.models;
+        match models.iter().find(|(name, _)| name == role) {
+            Some((_, model)) => Ok(Arc::clone(model)),
+            None => {
+                let bound: Vec<&str> = models.iter().map(|(name, _)| name.as_str()).collect();
+                Err(format!(
+                    "no model is bound to the role {role:?}; bound are: {}",
+                    bound.join(", ")
+                ))
+            }
+        }
+    }
+
+    fn nn_error<T>(
+        &mut self,
+        code: ErrorCode,
+        data: String,
+    ) -> wasmtime::Result<Result<T, Resource<NnError>>> {
+        Ok(Err(self.table.push(NnError { code, data })?))
+    }
+
+    fn nn_tensor(&self, tensor: &Resource<NnTensor>) -> Result<&NnTensor, ResourceTableError> {
+        self.table.get(tensor)
+    }
+}
+
+impl tensor::Host for State {}
+
+impl tensor::HostTensor for State {
+    fn new(
+        &mut self,
+        dimensions: Vec<u32>,
+        ty: TensorType,
+        data: Vec<u8>,
+    ) -> wasmtime::Result<Resource<NnTensor>> {
+        let ty = datatype(ty);
+        let length = data.len() as u64;
+        let shape = dimensions.iter().map(|&dimension| dimension.into()).collect();
+        let tensor = match Tensor::new(ty, shape, data) {
+            Ok(tensor) => {
+                self.account.hold(length)?;
+                NnTensor::Fit(tensor)
+            }
+            Err(problem) => NnTensor::Unfit { dimensions, ty, problem },
+        };
+        Ok(self.table.push(tensor)?)
+    }
+
+    fn dimensions(&mut self, tensor: Resource<NnTensor>) -> wasmtime::Result<Vec<u32>> {
+        Ok(match self.nn_tensor(&tensor)? {
+            // What does not fit 32 bits is refused where a tensor is handed to the guest.
+            NnTensor::Fit(tensor) => {
+                tensor.shape().iter().map(|&dimension| dimension as u32).collect()
+            }
+            NnTensor::Unfit { dimensions, .. } => dimensions.clone(),
+        })
+    }
+
+    fn ty(&mut self, tensor: Resource<NnTensor>) -> wasmtime::Result<TensorType> {
+        let ty = match self.nn_tensor(&tensor)? {
+            NnTensor::Fit(tensor) => tensor.datatype(),
+            NnTensor::Unfit { ty, .. } => *ty,
+        };
+        tensor_type(ty).ok_or_else(|| wasmtime::format_err!("a tensor of {ty} in a wasi:nn handle"))
+    }
+
+    fn data(&mut self, tensor: Resource<NnTensor>) -> wasmtime::Result<Vec<u8>> {
+        Ok(self.nn_tensor(&tensor)?.data().into())
+    }
+
+    fn drop(&mut self, tensor: Resource<NnTensor>) -> wasmtime::Result<()> {
+        let tensor = self.table.delete(tensor)?;
+        self.account.release(tensor.data().len() as u64);
+        Ok(())
+    }
+}
+
+impl graph::Host for State {
+    fn load(
+        &mut self,
+        _: Vec<Vec<u8>>,
+        _: graph::GraphEncoding,
+        _: graph::ExecutionTarget,
+    ) -> wasmtime::Result<Result<Resource<Graph>, Resource<NnError>>> {
+        self.nn_error(
+            ErrorCode::Security,
+            "plugins bring no models of their own: push the model and bind it to a role".into(),
+        )
+    }
+
+    fn load_by_name(
+        &mut self,
+        name: String,
+    ) -> wasmtime::Result<Result<Resource<Graph>, Resource<NnError>>> {
+        match self.role(&name) {
+            Ok(model) => Ok(Ok(self.table.push(Graph(model))?)),
+            Err(message) => self.nn_error(ErrorCode::Security, message),
+        }
+    }
+}
+
+impl graph::HostGraph for State {
+    fn init_execution_context(
+        &mut self,
+        graph: Resource<Graph>,
+    ) -> wasmtime::Result<Result<Resource<Graph>, Resource<NnError>>> {
+        let model = Arc::clone(&self.table.get(&graph)?.0);
+        Ok(Ok(self.table.push(Graph(model))?))
+    }
+
+    fn drop(&mut self, graph: Resource<Graph>) -> wasmtime::Result<()> {
+        self.table.delete(graph)?;
+        Ok(())
+    }
+}
+
+impl inference::Host for State {}
+
+impl inference::HostGraphExecutionContext for State {
+    async fn compute(
+        &mut self,
+        context: Resource<Graph>,
+        inputs: Vec<inference::NamedTensor>,
+    ) -> wasmtime::Result<Result<Vec<inference::NamedTensor>, Resource<NnError>>> {
+        let model = Arc::clone(&self.table.get(&context)?.0);
+        let mut named = Vec::with_capacity(inputs.len());
+        let mut problem = None;
+        for (name, tensor) in inputs {
+            // The guest has given the tensors away.
+            let tensor = self.table.delete(tensor)?;
+            self.account.release(tensor.data().len() as u64);
+            match tensor {
+                NnTensor::Fit(tensor) => named.push(NamedTensor { name, tensor }),
+                NnTensor::Unfit { problem: error, .. } => {
+                    problem = Some(format!("tensor {name:?}: {error}"))
+                }
+            }
+        }
+        if let Some(problem) = problem {
+            return self.nn_error(ErrorCode::InvalidArgument, problem);
+        }
+        let clock = Arc::clone(&self.account.cpu);
+        let outputs = clock.wait(model.run(&named, &[], self.deadline)).await;
+        let outputs = match outputs {
+            Ok(outputs) => outputs,
+            Err(error) => {
+                let (code, data) = (code(&error), error.to_string());
+                self.failed_inference = Some(error);
+                return self.nn_error(code, data);
+            }
+        };
+        let mut handed = Vec::with_capacity(outputs.len());
+        for NamedTensor { name, tensor } in outputs {
+            if let Some(problem) = beyond_wasi_nn(&tensor) {
+                return self.nn_error(
+                    ErrorCode::UnsupportedOperation,
+                    format!("output {name:?} {problem}, which wasi:nn has no form for: use berth:plugin/model"),
+                );
+            }
+            if let Err(OverHostBytes(limit)) = self.account.hold(tensor.data().len() as u64) {
+                return self.nn_error(
+                    ErrorCode::TooLarge,
+                    format!("the outputs exceed what a request may hold, {limit} bytes"),
+                );
+            }
+            handed.push((name, self.table.push(NnTensor::Fit(tensor))?));
+        }
+        Ok(Ok(handed))
+    }
+
+    fn drop(&mut self, context: Resource<Graph>) -> wasmtime::Result<()> {
+        self.table.delete(context)?;
+        Ok(())
+    }
+}
+
+impl errors::Host for State {}
+
+impl errors::HostError for State {
+    fn code(&mut self, error: Resource<NnError>) -> wasmtime::Result<ErrorCode> {
+        Ok(self.table.get(&error)?.code)
+    }
+
+    fn data(&mut self, error: Resource<NnError>) -> wasmtime::Result<String> {
+        Ok(self.table.get(&error)?.data.clone())
+    }
+
+    fn drop(&mut self, error: Resource<NnError>) -> wasmtime::Result<()> {
+        self.table.delete(error)?;
+        Ok(())
+    }
+}
+
+/// Replaces the call that hands out data by one that copies it once, straight into the guest.
+pub(crate) fn add_copies_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    linker
+        .instance("wasi:nn/tensor@0.2.0-rc-2024-10-28")?
+        .func_wrap("[method]tensor.data", |store, (tensor,): (Resource<NnTensor>,)| {
+            Ok((store.data().nn_tensor(&tensor)?.data(),))
+        })
+}
+
+fn beyond_wasi_nn(tensor: &Tensor) -> Option<String> {
+    if tensor_type(tensor.datatype()).is_none() {
+        return Some(format!("is of {}", tensor.datatype()));
+    }
+    let wide = tensor.shape().iter().find(|&&dimension| dimension > u64::from(u32::MAX))?;
+    Some(format!("has a dimension of {wide}"))
+}
+
+fn code(error: &InferenceError) -> ErrorCode {
+    match error {
+        InferenceError::InvalidInput { .. } | InferenceError::UnknownOutput(_) => {
+            ErrorCode::InvalidArgument
+        }
+        InferenceError::Timeout => ErrorCode::Timeout,
+        InferenceError::Overloaded | InferenceError::Runtime(_) => ErrorCode::RuntimeError,
+    }
+}
+
+fn datatype(ty: TensorType) -> DataType {
+    match ty {
+        TensorType::Fp16 => DataType::Fp16,
+        TensorType::Fp32 => DataType::Fp32,
+        TensorType::Fp64 => DataType::Fp64,
+        TensorType::Bf16 => DataType::Bf16,
+        TensorType::U8 => DataType::Uint8,
+        TensorType::I32 => DataType::Int32,
+        TensorType::I64 => DataType::Int64,
+    }
+}
+
+fn tensor_type(datatype: DataType) -> Option<TensorType> {
+    match datatype {
+        DataType::Fp16 => Some(TensorType::Fp16),
+        DataType::Fp32 => Some(TensorType::Fp32),
+        DataType::Fp64 => Some(TensorType::Fp64),
+        DataType::Bf16 => Some(TensorType::Bf16),
+        DataType::Uint8 => Some(TensorType::U8),
+        DataType::Int32 => Some(TensorType::I32),
+        DataType::Int64 => Some(TensorType::I64),
+        _ => None,
+    }
+}

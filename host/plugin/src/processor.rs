@@ -1,0 +1,382 @@
+//! Processors: a fresh instance for each request.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use berth_inference::{InferenceError, Model};
+use berth_tensor::TensorType;
+use bytes::Bytes;
+use tokio::time::timeout_at;
+use wasmtime::component::{Resource, ResourceAny, ResourceTable};
+use wasmtime::{Store, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use crate::assets::Assets;
+use crate::bindings::processor::ProcessorPre;
+use crate::bindings::processor::exports::berth::plugin::processing;
+use crate::compile::Compiled;
+use crate::engine::{Engines, ProcessorLimits};
+use crate::exchange::ONLY;
+use crate::inspect::{Kind, LoadError};
+use crate::model::type_from_wit;
+use crate::state::{Account, State, Stop, on_tick};
+use crate::wasi::Said;
+use crate::{Body, Level, Reply, Request};
+
+/// The most handles that one request may hold.
+const HANDLES: usize = 4096;
+
+/// A compiled processor under one configuration.
+pub struct Processor {
+    engines: Arc<Engines>,
+    pre: ProcessorPre<State>,
+    name: String,
+    config: String,
+    limits: ProcessorLimits,
+}
+
+/// What a variant binds for its processor.
+pub struct Bindings {
+    /// Models by role.
+    pub models: Vec<(String, Arc<Model>)>,
+    /// Assets by name.
+    pub assets: Assets,
+    /// Where the plugin's lines and numbers go.
+    pub sink: Arc<dyn Sink>,
+}
+
+/// Takes what a processor logs and measures. Called on the serving thread: must not block.
+pub trait Sink: Send + Sync {
+    /// Whether a line of this level would be kept.
+    fn enabled(&self, level: Level) -> bool;
+    /// A line for the log.
+    fn log(&self, level: Level, message: &str);
+    /// Adds to a counter.
+    fn count(&self, name: &str, by: u64);
+    /// Records a value.
+    fn observe(&self, name: &str, value: f64);
+    /// A name or value that does not fit was dropped.
+    fn dropped(&self);
+}
+
+/// One call of a processor.
+pub struct Call {
+    /// What the client sent.
+    pub request: Arc<Request>,
+    /// What the variant binds.
+    pub bindings: Arc<Bindings>,
+    /// When the host gives the request up.
+    pub deadline: Instant,
+}
+
+/// What a call used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// Making the instance.
+    pub instantiate: Duration,
+    /// Time on a core, inference not counted.
+    pub cpu: Duration,
+    /// The most linear memory, in bytes.
+    pub memory: u64,
+    /// The most that the host held for it, in bytes.
+    pub host_bytes: u64,
+}
+
+/// What a processor takes and answers.
+#[derive(Clone, Debug, Default)]
+pub struct Signature {
+    /// Media types of bodies that it takes.
+    pub content_types: Vec<String>,
+    /// Tensors that it takes.
+    pub inputs: Vec<TensorType>,
+    /// The media type of bodies that it answers.
+    pub answers: Option<String>,
+    /// Tensors that it answers.
+    pub outputs: Vec<TensorType>,
+}
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CallError {
+    /// The request cannot be answered as it is; the message is for the caller.
+    #[error("{0}")]
+    Caller(String),
+    /// The plugin reported a failure of its own; the message is for the log.
+    #[error("the plugin failed: {0}")]
+    Plugin(String),
+    /// The guest trapped or left; the instance is gone.
+    #[error("the plugin was stopped: {0}")]
+    Trap(Trap),
+    /// The guest used up its CPU time.
+    #[error("the plugin used more than {0:?} of CPU time")]
+    Cpu(Duration),
+    /// The request's deadline passed.
+    #[error("the request took too long")]
+    Timeout,
+    /// Neither instances nor a model's queue has room.
+    #[error("the host is overloaded")]
+    Overloaded,
+    /// The plugin returned without an answer.
+    #[error("the plugin gave no answer")]
+    NoReply,
+}
+
+/// How a guest came to its end.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{kind}: {detail}")]
+pub struct Trap {
+    /// A word for metrics: `unreachable`, `memory`, `stack`, `exit`, `host` or `trap`.
+    pub kind: &'static str,
+    /// What is known, with the guest's last words and its stack; for the log.
+    pub detail: String,
+}
+
+/// Why a processor cannot be made under a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The configuration does not fit.
+    #[error("config{}: {message}", if key.is_empty() { String::new() } else { format!(" key {key:?}") })]
+    Config {
+        /// The key that is wrong; empty for the whole.
+        key: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// It failed otherwise.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+impl Processor {
+    /// Binds a compiled component. `name`, such as `image-classifier@1`, is for messages, `config`
+    /// is a JSON object, `limits` are cut to the operator's.
+    pub fn new(
+        engines: &Arc<Engines>,
+        compiled: &Compiled,
+        name: String,
+        config: String,
+        limits: ProcessorLimits,
+    ) -> Result<Self, LoadError> {
+        let wrong = |error: wasmtime::Error| LoadError::Compile(format!("{error:#}"));
+        if compiled.inspection.kind != Kind::Processor {
+            return Err(LoadError::UnknownWorld {
+                found: format!("a {}", compiled.inspection.kind),
+                expected: "a processor".into(),
+            });
+        }
+        let pre = engines.processor_linker.instantiate_pre(&compiled.component).map_err(wrong)?;
+        let pre = ProcessorPre::new(pre).map_err(wrong)?;
+        let most = engines.limits();
+        let limits = ProcessorLimits {
+            memory: limits.memory.min(most.memory),
+            cpu: limits.cpu.min(most.cpu),
+            host_bytes: limits.host_bytes.min(most.host_bytes),
+        };
+        Ok(Self { engines: Arc::clone(engines), pre, name, config, limits })
+    }
+
+    /// The plugin's name and version.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes the processor once, to see whether its configuration fits and what it takes. Uses the
+    /// slots that requests leave free.
+    pub async fn signature(
+        &self,
+        bindings: Arc<Bindings>,
+        deadline: Instant,
+    ) -> Result<Signature, CreateError> {
+        let request = Arc::new(Request {
+            id: String::new(),
+            prediction: String::new(),
+            body: Body::Bytes { content_type: None, bytes: Bytes::new() },
+            outputs: Vec::new(),
+            attributes: Vec::new(),
+            trace_context: None,
+        });
+        let mut store = self.store(Call { request, bindings, deadline });
+        let clock = Arc::clone(&store.data().account.cpu);
+        let _ticking = self.engines.clock.run();
+        let made = timeout_at(
+            deadline.into(),
+            clock.charge(async {
+                let (instance, processor) = match self.create(&mut store).await? {
+                    Ok(made) => made,
+                    Err(error) => return Ok(Err(error)),
+                };
+                let signature = instance
+                    .berth_plugin_processing()
+                    .processor()
+                    .call_signature(&mut store, processor)
+                    .await?;
+                Ok(Ok(signature))
+            }),
+        )
+        .await;
+        match made {
+            Err(_) => Err(CallError::Timeout.into()),
+            Ok(Err(error)) => Err(self.stopped(&mut store, &error).into()),
+            Ok(Ok(Err(error))) => {
+                Err(CreateError::Config { key: error.key, message: error.message })
+            }
+            Ok(Ok(Ok(signature))) => Ok(Signature {
+                content_types: signature.content_types,
+                inputs: signature.inputs.into_iter().map(type_from_wit).collect(),
+                answers: signature.answers,
+                outputs: signature.outputs.into_iter().map(type_from_wit).collect(),
+            }),
+        }
+    }
+
+    /// Answers one request in a fresh instance. The caller holds one of the host's permits.
+    pub async fn process(&self, call: Call) -> (Result<Reply, CallError>, Usage) {
+        let deadline = call.deadline;
+        let start = Instant::now();
+        let mut store = self.store(call);
+        let clock = Arc::clone(&store.data().account.cpu);
+        let mut instantiate = Duration::ZERO;
+        let ticking = self.engines.clock.run();
+        let done = timeout_at(
+            deadline.into(),
+            Arc::clone(&clock).charge(async {
+                let (instance, processor) = match self.create(&mut store).await? {
+                    Ok(made) => made,
+                    Err(error) => {
+                        let message =
+                            format!("its config was refused: {}: {}", error.key, error.message);
+                        return Ok(Err(processing::Error {
+                            fault: processing::Fault::Plugin,
+                            message,
+                        }));
+                    }
+                };
+                instantiate = start.elapsed();
+                let (request, reply) = (Resource::new_borrow(ONLY), Resource::new_borrow(ONLY));
+                let plugin = instance.berth_plugin_processing();
+                plugin.processor().call_process(&mut store, processor, request, reply).await
+            }),
+        )
+        .await;
+        drop(ticking);
+        let answer = match done {
+            Err(_) => Err(CallError::Timeout),
+            Ok(Err(error)) => Err(self.stopped(&mut store, &error)),
+            Ok(Ok(Err(error))) => Err(failed(store.data_mut(), error)),
+            Ok(Ok(Ok(()))) => {
+                let reply = std::mem::take(&mut store.data_mut().reply);
+                if reply.is_empty() { Err(CallError::NoReply) } else { Ok(reply) }
+            }
+        };
+        let account = &store.data().account;
+        let usage = Usage {
+            instantiate,
+            cpu: clock.used(),
+            memory: account.memory,
+            host_bytes: account.host_bytes_peak,
+        };
+        (answer, usage)
+    }
+
+    fn store(&self, call: Call) -> Store<State> {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(HANDLES);
+        let mut store = Store::new(
+            &self.engines.processors,
+            State {
+                table,
+                request: call.request,
+                reply: Reply::default(),
+                bindings: call.bindings,
+                deadline: call.deadline,
+                account: Account::new(self.limits),
+                said: Said::default(),
+                failed_inference: None,
+            },
+        );
+        store.limiter(|state| &mut state.account);
+        store.set_hostcall_fuel(usize::try_from(self.limits.host_bytes).unwrap_or(usize::MAX));
+        store.set_max_component_handles(HANDLES);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(on_tick);
+        store
+    }
+
+    async fn create(
+        &self,
+        store: &mut Store<State>,
+    ) -> wasmtime::Result<
+        Result<(crate::bindings::processor::Processor, ResourceAny), processing::ConfigError>,
+    > {
+        let instance = self.pre.instantiate_async(&mut *store).await?;
+        let made =
+            instance.berth_plugin_processing().processor().call_create(store, &self.config).await?;
+        Ok(made.map(|processor| (instance, processor)))
+    }
+
+    fn stopped(&self, store: &mut Store<State>, error: &wasmtime::Error) -> CallError {
+        let state = store.data_mut();
+        match state.account.stopped {
+            Some(Stop::Deadline) => return CallError::Timeout,
+            Some(Stop::Cpu) => return CallError::Cpu(self.limits.cpu),
+            None => {}
+        }
+        if is_pool_exhausted(error) {
+            return CallError::Overloaded;
+        }
+        let memory = state.account.memory_refused.then_some(self.limits.memory);
+        CallError::Trap(describe(error, memory, &state.said.take()))
+    }
+}
+
+fn is_pool_exhausted(error: &wasmtime::Error) -> bool {
+    error.is::<wasmtime::PoolConcurrencyLimitError>()
+}
+
+/// Who is to blame for an error that the guest returned.
+fn failed(state: &mut State, error: processing::Error) -> CallError {
+    match state.failed_inference.take() {
+        Some(InferenceError::Overloaded) => CallError::Overloaded,
+        Some(InferenceError::Timeout) => CallError::Timeout,
+        _ => match error.fault {
+            processing::Fault::Caller => CallError::Caller(error.message),
+            processing::Fault::Plugin => CallError::Plugin(error.message),
+        },
+    }
+}
+
+/// Puts a guest's end into words. `memory` is the limit that it ran into, in bytes.
+pub(crate) fn describe(error: &wasmtime::Error, memory: Option<u64>, said: &str) -> Trap {
+    let trap = error.downcast_ref::<wasmtime::Trap>();
+    let (kind, mut detail) = if let Some(limit) = memory {
+        ("memory", format!("it asked for more than its {limit} bytes of memory"))
+    } else if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
+        ("exit", format!("it left with exit code {code}"))
+    } else {
+        match trap {
+            Some(wasmtime::Trap::UnreachableCodeReached) => {
+                ("unreachable", "it panicked or aborted".into())
+            }
+            Some(wasmtime::Trap::StackOverflow) => ("stack", "its stack overflowed".into()),
+            Some(wasmtime::Trap::OutOfFuel) => ("fuel", "it ran out of fuel".into()),
+            Some(trap) => ("trap", trap.to_string()),
+            None => ("host", error.root_cause().to_string()),
+        }
+    };
+    if !said.is_empty() {
+        detail.push_str(&format!("; it said: {said}"));
+    }
+    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
+        for frame in backtrace.frames().iter().take(16) {
+            let name = frame
+                .func_name()
+                .map_or_else(|| format!("function {}", frame.func_index()), demangled);
+            detail.push_str(&format!("\n    at {name}"));
+        }
+    }
+    Trap { kind, detail }
+}
+
+fn demangled(name: &str) -> String {
+    rustc_demangle::try_demangle(name).map_or_else(|_| name.to_owned(), |name| format!("{name:#}"))
+}

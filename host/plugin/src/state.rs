@@ -1,0 +1,202 @@
+//! What the store of one processor call holds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use berth_inference::InferenceError;
+use wasmtime::component::ResourceTable;
+use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
+
+use crate::engine::ProcessorLimits;
+use crate::processor::Bindings;
+use crate::wasi::{Said, Start};
+use crate::{Reply, Request};
+
+/// The data of a processor's store.
+pub(crate) struct State {
+    pub(crate) table: ResourceTable,
+    pub(crate) request: Arc<Request>,
+    pub(crate) reply: Reply,
+    pub(crate) bindings: Arc<Bindings>,
+    pub(crate) deadline: Instant,
+    pub(crate) account: Account,
+    pub(crate) said: Said,
+    /// Why the last inference failed: the plugin's own failure may only pass it on.
+    pub(crate) failed_inference: Option<InferenceError>,
+}
+
+/// What a call has used, and what it may use.
+pub(crate) struct Account {
+    pub(crate) limits: ProcessorLimits,
+    /// Bytes that the host holds for the guest now.
+    pub(crate) host_bytes: u64,
+    pub(crate) host_bytes_peak: u64,
+    pub(crate) inferences: usize,
+    pub(crate) memory: u64,
+    pub(crate) memory_refused: bool,
+    pub(crate) cpu: Arc<CpuClock>,
+    pub(crate) stopped: Option<Stop>,
+}
+
+/// Why the host stopped a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Deadline,
+    Cpu,
+}
+
+/// The host would have to hold more for the guest than its limit, in bytes.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the tensors and bodies that the host holds for the request would exceed its limit of {0} bytes"
+)]
+pub(crate) struct OverHostBytes(pub(crate) u64);
+
+impl Account {
+    pub(crate) fn new(limits: ProcessorLimits) -> Self {
+        Self {
+            limits,
+            host_bytes: 0,
+            host_bytes_peak: 0,
+            inferences: 0,
+            memory: 0,
+            memory_refused: false,
+            cpu: Arc::default(),
+            stopped: None,
+        }
+    }
+
+    /// Takes note of bytes that the host is to hold.
+    pub(crate) fn hold(&mut self, bytes: u64) -> Result<(), OverHostBytes> {
+        let held = self.host_bytes.saturating_add(bytes);
+        if held > self.limits.host_bytes {
+            return Err(OverHostBytes(self.limits.host_bytes));
+        }
+        self.host_bytes = held;
+        self.host_bytes_peak = self.host_bytes_peak.max(held);
+        Ok(())
+    }
+
+    pub(crate) fn release(&mut self, bytes: u64) {
+        self.host_bytes = self.host_bytes.saturating_sub(bytes);
+    }
+}
+
+/// The time that a guest spends on a core: while its future is polled and it does not wait for the
+/// host. Touched by one thread at a time.
+pub(crate) struct CpuClock {
+    start: Instant,
+    used_ns: AtomicU64,
+    /// Nanoseconds after `start` at which the guest went on, plus one; 0 while it does not run.
+    since_ns: AtomicU64,
+    waiting: AtomicBool,
+}
+
+impl Default for CpuClock {
+    fn default() -> Self {
+        Self {
+            start: Instant::now(),
+            used_ns: AtomicU64::new(0),
+            since_ns: AtomicU64::new(0),
+            waiting: AtomicBool::new(false),
+        }
+    }
+}
+
+impl CpuClock {
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX - 1)
+    }
+
+    fn go(&self) {
+        if !self.waiting.load(Relaxed) {
+            self.since_ns.store(self.now() + 1, Relaxed);
+        }
+    }
+
+    fn halt(&self) {
+        let since = self.since_ns.swap(0, Relaxed);
+        if since > 0 {
+            self.used_ns.fetch_add((self.now() + 1).saturating_sub(since), Relaxed);
+        }
+    }
+
+    /// The time so far.
+    pub(crate) fn used(&self) -> Duration {
+        let since = self.since_ns.load(Relaxed);
+        let running = if since > 0 { (self.now() + 1).saturating_sub(since) } else { 0 };
+        Duration::from_nanos(self.used_ns.load(Relaxed) + running)
+    }
+
+    /// Runs host work that is not charged to the guest.
+    pub(crate) async fn wait<F: Future>(self: Arc<Self>, work: F) -> F::Output {
+        self.halt();
+        self.waiting.store(true, Relaxed);
+        let output = work.await;
+        self.waiting.store(false, Relaxed);
+        self.go();
+        output
+    }
+
+    /// Runs a guest's future, whose time is charged.
+    pub(crate) async fn charge<F: Future>(self: Arc<Self>, guest: F) -> F::Output {
+        let mut guest = std::pin::pin!(guest);
+        std::future::poll_fn(|cx| {
+            self.go();
+            let polled = guest.as_mut().poll(cx);
+            self.halt();
+            polled
+        })
+        .await
+    }
+}
+
+/// Called at every tick of the clock while the guest runs.
+pub(crate) fn on_tick(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
+    let state = store.data_mut();
+    let account = &mut state.account;
+    if Instant::now() >= state.deadline {
+        account.stopped = Some(Stop::Deadline);
+        return Ok(UpdateDeadline::Interrupt);
+    }
+    if account.cpu.used() >= account.limits.cpu {
+        account.stopped = Some(Stop::Cpu);
+        return Ok(UpdateDeadline::Interrupt);
+    }
+    Ok(UpdateDeadline::Yield(1))
+}
+
+impl ResourceLimiter for Account {
+    fn memory_growing(
+        &mut self,
+        _: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let granted = desired as u64 <= self.limits.memory;
+        if granted {
+            self.memory = self.memory.max(desired as u64);
+        } else {
+            self.memory_refused = true;
+        }
+        Ok(granted)
+    }
+
+    fn table_growing(
+        &mut self,
+        _: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= 20_000)
+    }
+}
+
+impl Start for State {
+    fn said(&mut self) -> &mut Said {
+        &mut self.said
+    }
+}
+
+impl crate::bindings::processor::berth::plugin::types::Host for State {}

@@ -1,0 +1,155 @@
+//! What the store keeps: models, plugins, revisions and endpoints.
+
+use std::collections::BTreeMap;
+
+use berth_plugin::Inspection;
+use berth_plugin::policy::Evaluation;
+use berth_tensor::{Digest, Name, TensorType};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::spec::AttributeSource;
+
+/// The store's kinds of documents.
+pub(crate) const MODEL: &str = "model";
+pub(crate) const PLUGIN: &str = "plugin";
+pub(crate) const REVISION: &str = "revision";
+pub(crate) const ENDPOINT: &str = "endpoint";
+
+/// One version of a model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModelVersion {
+    /// The model's name.
+    pub name: Name,
+    /// From 1.
+    pub version: u64,
+    /// The sha256 of the file.
+    pub digest: Digest,
+    /// The size of the file in bytes.
+    pub bytes: u64,
+    /// When it was pushed, in milliseconds since 1970.
+    pub pushed_ms: u64,
+    /// What it takes.
+    pub inputs: Vec<TensorType>,
+    /// What it answers.
+    pub outputs: Vec<TensorType>,
+    /// What the file says of itself.
+    pub properties: Vec<(String, String)>,
+}
+
+/// One version of a plugin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PluginVersion {
+    /// The plugin's name.
+    pub name: Name,
+    /// From 1.
+    pub version: u64,
+    /// The sha256 of the component.
+    pub digest: Digest,
+    /// The size of the component in bytes.
+    pub bytes: u64,
+    /// When it was pushed, in milliseconds since 1970.
+    pub pushed_ms: u64,
+    /// What it is and asks for.
+    pub inspection: Inspection,
+}
+
+/// A version and the digest that it stood for when the revision was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// The name.
+    pub name: Name,
+    /// The version.
+    pub version: u64,
+    /// The digest.
+    pub digest: Digest,
+}
+
+impl std::fmt::Display for Pinned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.name, self.version)
+    }
+}
+
+/// One immutable state of an endpoint: everything that decides how a request is answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Revision {
+    /// The endpoint's name.
+    pub endpoint: Name,
+    /// The declared attributes.
+    pub attributes: BTreeMap<Name, AttributeSource>,
+    /// The attribute whose values stay on one arm.
+    pub unit: Option<Name>,
+    /// When a request is given up, in milliseconds.
+    pub timeout_ms: u64,
+    /// Whether clients may ask for a variant by name.
+    pub direct: bool,
+    /// How to choose among the variants.
+    pub routing: Option<PinnedPolicy>,
+    /// The ways to answer.
+    pub variants: Vec<PinnedVariant>,
+}
+
+/// A policy fixed by digest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PinnedPolicy {
+    /// The plugin.
+    pub policy: Pinned,
+    /// Its configuration.
+    pub config: Map<String, Value>,
+}
+
+/// A variant fixed by digests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PinnedVariant {
+    /// Its name.
+    pub name: Name,
+    /// The plugin, when there is one.
+    pub processor: Option<Pinned>,
+    /// Models by role.
+    pub models: BTreeMap<String, Pinned>,
+    /// The processor's configuration.
+    pub config: Map<String, Value>,
+    /// Assets by name.
+    pub assets: BTreeMap<String, Digest>,
+}
+
+impl Revision {
+    /// The digest that names it: of its JSON form, whose order of keys is fixed.
+    pub fn digest(&self) -> Digest {
+        // Maps are sorted and every part has a JSON form, so this cannot fail.
+        Digest::of(&serde_json::to_vec(self).unwrap_or_default())
+    }
+}
+
+/// Where an endpoint stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EndpointRecord {
+    /// The revision that answers, once one was ready.
+    pub live: Option<Digest>,
+    /// The revision that was applied last.
+    pub applied: Digest,
+    /// What became of it.
+    pub state: EndpointState,
+    /// Why it failed, when it did.
+    pub problem: Option<String>,
+    /// The routing policy's last evaluation, which the live revision goes on with after a restart.
+    #[serde(default)]
+    pub evaluation: Option<Evaluation>,
+}
+
+/// What became of the revision applied last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndpointState {
+    /// It is being prepared beside the live one.
+    Preparing,
+    /// It is the live one.
+    Live,
+    /// It could not be prepared; the one before goes on.
+    Failed,
+}
+
+pub(crate) fn key(name: &Name, version: u64) -> String {
+    format!("{name}@{version:012}")
+}

@@ -1,0 +1,124 @@
+//! Why the control plane or the request path says no.
+
+use berth_inference::OpenError;
+use berth_plugin::{CallError, CreateError, LoadError, PolicyError};
+use berth_store::StoreError;
+use berth_tensor::ReferenceError;
+
+use crate::spec::SpecError;
+
+/// Why an operator's request was not carried out. The message names what is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// There is nothing of that name.
+    #[error("{0}")]
+    NotFound(String),
+    /// The endpoint file does not fit.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// A name or reference does not fit.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// A plugin is refused.
+    #[error("plugin {plugin}: {source}")]
+    Plugin {
+        /// Its name, with its version when it has one.
+        plugin: String,
+        /// Why.
+        source: LoadError,
+    },
+    /// A model is refused.
+    #[error("model {model}: {source}")]
+    Model {
+        /// Its name, with its version when it has one.
+        model: String,
+        /// Why.
+        source: OpenError,
+    },
+    /// A variant's processor cannot be made.
+    #[error("variants.{variant}: processor {plugin}: {source}")]
+    Processor {
+        /// The variant.
+        variant: String,
+        /// The plugin's name and version.
+        plugin: String,
+        /// Why.
+        source: CreateError,
+    },
+    /// The routing policy gives no shares.
+    #[error("routing: policy {plugin}: {source}")]
+    Policy {
+        /// The plugin's name and version.
+        plugin: String,
+        /// Why.
+        source: PolicyError,
+    },
+    /// What is asked for does not fit the state.
+    #[error("{0}")]
+    Conflict(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The host failed.
+    #[error("{0}")]
+    Host(String),
+}
+
+/// Why a request has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RequestError {
+    /// There is no such endpoint or variant.
+    #[error("{0}")]
+    NotFound(String),
+    /// The endpoint does not let clients choose.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The request does not fit; the message says what.
+    #[error("{0}")]
+    Invalid(String),
+    /// The model or the plugin failed; the details are in the log under the prediction id.
+    #[error("{0}")]
+    Failed(String),
+    /// The deadline passed.
+    #[error("no answer within {0} ms")]
+    Timeout(u64),
+    /// The endpoint has no revision that answers.
+    #[error("{0}")]
+    Unavailable(String),
+    /// There is no room now.
+    #[error("the host is overloaded; try again later")]
+    Overloaded,
+}
+
+impl RequestError {
+    /// A word for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "not_found",
+            Self::Forbidden(_) => "forbidden",
+            Self::Invalid(_) => "invalid",
+            Self::Failed(_) => "failed",
+            Self::Timeout(_) => "timeout",
+            Self::Unavailable(_) => "unavailable",
+            Self::Overloaded => "overloaded",
+        }
+    }
+
+    /// What the client is told of a processor's failure. Traps and the plugin's own failures stay
+    /// in the log.
+    pub(crate) fn of_call(error: &CallError, timeout_ms: u64, prediction: &str) -> Self {
+        match error {
+            CallError::Caller(message) => Self::Invalid(message.clone()),
+            CallError::Timeout => Self::Timeout(timeout_ms),
+            CallError::Cpu(_) => Self::Timeout(timeout_ms),
+            CallError::Overloaded => Self::Overloaded,
+            CallError::Plugin(_) => {
+                Self::Failed(format!("the plugin failed; the log has it under {prediction}"))
+            }
+            CallError::Trap(_) => {
+                Self::Failed(format!("the plugin was stopped; the log has it under {prediction}"))
+            }
+            CallError::NoReply => Self::Failed("the plugin gave no answer".into()),
+        }
+    }
+}

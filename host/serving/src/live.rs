@@ -1,0 +1,372 @@
+//! A revision ready to answer, and the way of a request through it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use berth_inference::{InferenceError, Model};
+use berth_monitor::{EndpointMetrics, PluginMetrics};
+use berth_plugin::processor::Signature;
+use berth_plugin::{Bindings, Body, Call, CallError, Processor, Reply, Request, Routers, Subject};
+use berth_tensor::{Digest, Name, NamedTensor, TensorType};
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use crate::draw::Shares;
+use crate::error::RequestError;
+use crate::spec::AttributeSource;
+
+/// A revision ready to answer. Requests hold it until they are done.
+pub struct LiveRevision {
+    pub(crate) endpoint: Name,
+    pub(crate) digest: Digest,
+    /// The first digits of the digest: what clients see.
+    pub(crate) id: String,
+    pub(crate) attributes: Vec<(Name, AttributeSource)>,
+    pub(crate) unit: Option<Name>,
+    pub(crate) timeout: Duration,
+    pub(crate) direct: bool,
+    pub(crate) routing: Routing,
+    pub(crate) variants: Vec<LiveVariant>,
+    pub(crate) admission: Arc<Admission>,
+}
+
+/// How many requests are let in at once, over all endpoints.
+pub(crate) struct Admission {
+    /// Requests under way.
+    pub(crate) requests: Semaphore,
+    /// Processor instances under way.
+    pub(crate) instances: Semaphore,
+}
+
+/// How a revision chooses among its variants.
+pub(crate) enum Routing {
+    /// There is one.
+    Only,
+    /// By shares that hold for every request.
+    Shares(Shares),
+    /// By asking a router; the shares serve where it fails.
+    Router { policy: String, routers: Box<Routers>, shares: Shares, failures: AtomicU64 },
+}
+
+/// One way to answer, ready.
+pub struct LiveVariant {
+    pub(crate) name: Name,
+    pub(crate) way: Way,
+    pub(crate) models: Vec<(String, Arc<Model>)>,
+    pub(crate) metrics: EndpointMetrics,
+}
+
+/// How a variant answers.
+pub(crate) enum Way {
+    /// Tensors go straight to the model.
+    Model(Arc<Model>),
+    /// A processor has the request.
+    Processor {
+        processor: Arc<Processor>,
+        signature: Signature,
+        bindings: Arc<Bindings>,
+        metrics: PluginMetrics,
+    },
+}
+
+/// A request as the rim has decoded it.
+pub struct Incoming {
+    /// The client's request id, or the one made for it.
+    pub request_id: String,
+    /// The variant that the client asks for by name.
+    pub variant: Option<String>,
+    /// The body or the tensors.
+    pub body: Body,
+    /// The outputs asked for by name; empty for all.
+    pub outputs: Vec<String>,
+    /// The values of declared attributes that the request has.
+    pub attributes: Vec<(String, String)>,
+    /// The `traceparent` of the request.
+    pub trace_context: Option<String>,
+    /// Whether the answer must be tensors.
+    pub wants_tensors: bool,
+}
+
+/// What became of a request, and who answered it.
+pub struct Outcome {
+    /// The prediction's id, sortable by time.
+    pub prediction: String,
+    /// The variant that answered; none when the request came to none.
+    pub variant: Option<Name>,
+    /// The answer.
+    pub result: Result<Reply, RequestError>,
+}
+
+/// What a variant takes and answers.
+pub struct Metadata {
+    /// What it takes.
+    pub inputs: Vec<TensorType>,
+    /// What it answers.
+    pub outputs: Vec<TensorType>,
+    /// Media types of bodies that it takes and answers, when it has a processor.
+    pub bodies: Option<(Vec<String>, Option<String>)>,
+    /// Its models and processor by name.
+    pub parts: Vec<(String, String)>,
+}
+
+impl LiveRevision {
+    /// The revision's id, as clients see it.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The declared attributes and where they come from.
+    pub fn attributes(&self) -> &[(Name, AttributeSource)] {
+        &self.attributes
+    }
+
+    /// The names of the variants.
+    pub fn variants(&self) -> impl Iterator<Item = &Name> {
+        self.variants.iter().map(|variant| &variant.name)
+    }
+
+    /// The share of traffic of each variant by the standing shares, in the order of the variants.
+    pub fn shares(&self) -> Vec<f64> {
+        match &self.routing {
+            Routing::Only => vec![1.0],
+            Routing::Shares(shares) | Routing::Router { shares, .. } => {
+                shares.probabilities(self.variants.len())
+            }
+        }
+    }
+
+    /// Bytes of the models that it keeps open.
+    pub fn resident_bytes(&self) -> u64 {
+        let models = self.variants.iter().flat_map(|variant| &variant.models);
+        models.map(|(_, model)| model.resident_bytes()).sum()
+    }
+
+    /// What a variant takes and answers; without a name, the first one.
+    pub fn metadata(&self, variant: Option<&str>) -> Result<Metadata, RequestError> {
+        let variant = match variant {
+            None => &self.variants[0],
+            Some(name) => &self.variants[self.find(name)?],
+        };
+        let models = variant
+            .models
+            .iter()
+            .map(|(role, model)| (format!("model:{role}"), model.name().to_owned()));
+        let mut parts: Vec<(String, String)> = models.collect();
+        Ok(match &variant.way {
+            Way::Model(model) => Metadata {
+                inputs: model.inputs().to_vec(),
+                outputs: model.outputs().to_vec(),
+                bodies: None,
+                parts,
+            },
+            Way::Processor { processor, signature, .. } => {
+                parts.push(("processor".into(), processor.name().to_owned()));
+                Metadata {
+                    inputs: signature.inputs.clone(),
+                    outputs: signature.outputs.clone(),
+                    bodies: Some((signature.content_types.clone(), signature.answers.clone())),
+                    parts,
+                }
+            }
+        })
+    }
+
+    fn find(&self, name: &str) -> Result<usize, RequestError> {
+        self.variants.iter().position(|variant| variant.name.as_str() == name).ok_or_else(|| {
+            let known: Vec<&str> = self.variants().map(Name::as_str).collect();
+            RequestError::NotFound(format!(
+                "endpoint {:?} has no variant {name:?}; it has {}",
+                self.endpoint.as_str(),
+                known.join(", ")
+            ))
+        })
+    }
+
+    /// Answers one request.
+    pub async fn answer(&self, incoming: Incoming) -> Outcome {
+        let start = Instant::now();
+        let uuid = Uuid::now_v7();
+        let prediction = uuid.simple().to_string();
+        let Ok(_admitted) = self.admission.requests.try_acquire() else {
+            return Outcome { prediction, variant: None, result: Err(RequestError::Overloaded) };
+        };
+        let arm = match &incoming.variant {
+            Some(name) => self.asked_for(name),
+            None => Ok(self.choose(&incoming.attributes, uuid)),
+        };
+        let variant = match arm {
+            Ok(arm) => &self.variants[arm],
+            Err(error) => return Outcome { prediction, variant: None, result: Err(error) },
+        };
+        let direct = incoming.variant.is_some();
+        let result = self.run(variant, incoming, &prediction, start + self.timeout).await;
+        if !direct {
+            variant
+                .metrics
+                .answered(result.as_ref().err().map(RequestError::reason), start.elapsed());
+        }
+        Outcome { prediction, variant: Some(variant.name.clone()), result }
+    }
+
+    fn asked_for(&self, name: &str) -> Result<usize, RequestError> {
+        let arm = self.find(name)?;
+        if self.direct {
+            return Ok(arm);
+        }
+        Err(RequestError::Forbidden(format!(
+            "endpoint {:?} chooses the variant itself; direct = true in its file lets clients ask for one",
+            self.endpoint.as_str()
+        )))
+    }
+
+    /// The arm for a request. Where a router fails, the shares of the last evaluation decide.
+    fn choose(&self, attributes: &[(String, String)], uuid: Uuid) -> usize {
+        let salt = self.endpoint.as_str();
+        match &self.routing {
+            Routing::Only => 0,
+            Routing::Shares(shares) => shares.draw(salt, &self.subject(attributes, uuid)).0,
+            Routing::Router { policy, routers, shares, failures } => {
+                let subject = self.subject(attributes, uuid);
+                match routers.route(&subject) {
+                    Ok(decision) => {
+                        Shares::from_decision(&decision.shares, self.variants.len())
+                            .draw(salt, &subject)
+                            .0
+                    }
+                    Err(error) => {
+                        berth_monitor::policy_failed(salt, policy, error.reason());
+                        // Every failure is counted; the log has the first and then fewer and fewer.
+                        if failures
+                            .fetch_add(1, Ordering::Relaxed)
+                            .wrapping_add(1)
+                            .is_power_of_two()
+                        {
+                            tracing::warn!(
+                                endpoint = salt,
+                                policy,
+                                "the last shares serve: {error}"
+                            );
+                        }
+                        shares.draw(salt, &subject).0
+                    }
+                }
+            }
+        }
+    }
+
+    fn subject(&self, attributes: &[(String, String)], uuid: Uuid) -> Subject {
+        let unit = self.unit.as_ref();
+        Subject {
+            attributes: attributes.into(),
+            unit: unit
+                .and_then(|unit| attributes.iter().position(|(name, _)| name == unit.as_str())),
+            chance: uuid.as_u64_pair().1,
+        }
+    }
+
+    async fn run(
+        &self,
+        variant: &LiveVariant,
+        incoming: Incoming,
+        prediction: &str,
+        deadline: Instant,
+    ) -> Result<Reply, RequestError> {
+        let timeout_ms = self.timeout.as_millis() as u64;
+        match &variant.way {
+            Way::Model(model) => match &incoming.body {
+                Body::Bytes { .. } => Err(RequestError::Invalid(format!(
+                    "variant {:?} has no processor, so it takes tensors: POST them to …/infer",
+                    variant.name.as_str()
+                ))),
+                Body::Tensors(inputs) => {
+                    let run = model.run(inputs, &incoming.outputs, deadline).await;
+                    let tensors =
+                        run.map_err(|error| inference_failed(&error, timeout_ms, prediction))?;
+                    Ok(Reply { tensors, ..Reply::default() })
+                }
+            },
+            Way::Processor { processor, signature, bindings, metrics } => {
+                let Ok(_instance) = self.admission.instances.try_acquire() else {
+                    return Err(RequestError::Overloaded);
+                };
+                let wants_tensors = incoming.wants_tensors;
+                let request = Arc::new(Request {
+                    id: incoming.request_id,
+                    prediction: prediction.to_owned(),
+                    body: incoming.body,
+                    outputs: incoming.outputs,
+                    attributes: incoming.attributes,
+                    trace_context: incoming.trace_context,
+                });
+                let call = Call {
+                    request: Arc::clone(&request),
+                    bindings: Arc::clone(bindings),
+                    deadline,
+                };
+                let (result, usage) = processor.process(call).await;
+                metrics.instantiated(usage.instantiate);
+                let result = result.and_then(|reply| check_reply(reply, signature, wants_tensors));
+                result.map_err(|error| {
+                    if let CallError::Trap(trap) = &error {
+                        metrics.trapped(trap.kind);
+                    } else if let CallError::Cpu(_) = error {
+                        metrics.trapped("cpu");
+                    }
+                    if !matches!(error, CallError::Caller(_) | CallError::Overloaded) {
+                        tracing::error!(
+                            endpoint = self.endpoint.as_str(),
+                            variant = variant.name.as_str(),
+                            plugin = processor.name(),
+                            revision = self.id,
+                            prediction,
+                            request = request.id,
+                            "{error}"
+                        );
+                    }
+                    RequestError::of_call(&error, timeout_ms, prediction)
+                })
+            }
+        }
+    }
+}
+
+fn check_reply(
+    reply: Reply,
+    signature: &Signature,
+    wants_tensors: bool,
+) -> Result<Reply, CallError> {
+    if wants_tensors && reply.tensors.is_empty() {
+        return Err(CallError::Plugin("it answered a body where tensors were asked for".into()));
+    }
+    for NamedTensor { name, tensor } in &reply.tensors {
+        if signature.outputs.is_empty() {
+            break;
+        }
+        let Some(promised) = signature.outputs.iter().find(|output| output.name == *name) else {
+            return Err(CallError::Plugin(format!(
+                "it answered {name:?}, which its signature does not promise"
+            )));
+        };
+        if let Some(problem) = promised.mismatch(tensor) {
+            return Err(CallError::Plugin(format!(
+                "it answered {name:?} against its signature: {problem}"
+            )));
+        }
+    }
+    Ok(reply)
+}
+
+fn inference_failed(error: &InferenceError, timeout_ms: u64, prediction: &str) -> RequestError {
+    match error {
+        InferenceError::InvalidInput { .. } | InferenceError::UnknownOutput(_) => {
+            RequestError::Invalid(error.to_string())
+        }
+        InferenceError::Overloaded => RequestError::Overloaded,
+        InferenceError::Timeout => RequestError::Timeout(timeout_ms),
+        InferenceError::Runtime(message) => {
+            tracing::error!(prediction, "the model failed: {message}");
+            RequestError::Failed(format!("the model failed: {message}"))
+        }
+    }
+}

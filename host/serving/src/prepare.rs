@@ -1,0 +1,351 @@
+//! From a revision's document to one that answers: compile, open, configure, check.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use berth_inference::{Model, Runtime};
+use berth_monitor::{EndpointMetrics, PluginMetrics};
+use berth_plugin::engine::Engines;
+use berth_plugin::observing::Arm;
+use berth_plugin::{
+    Asset, Bindings, CallError, Compiled, CreateError, Evaluation, Level, LoadError, Observation,
+    Policy, Processor, ProcessorLimits,
+};
+use berth_store::Store;
+use berth_tensor::Digest;
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use crate::catalog::now_ms;
+use crate::documents::{Pinned, PinnedPolicy, PinnedVariant, Revision};
+use crate::draw::Shares;
+use crate::error::ControlError;
+use crate::live::{Admission, LiveRevision, LiveVariant, Routing, Way};
+use crate::sink::VariantSink;
+use crate::spec::SpecError;
+
+/// How long a processor may take to be made when a revision is checked.
+const CREATE_TIME: Duration = Duration::from_secs(30);
+
+/// What revisions are made with. Models, code and assets are shared by digest among them.
+pub(crate) struct Workshop {
+    pub(crate) store: Store,
+    pub(crate) runtime: Runtime,
+    pub(crate) engines: Arc<Engines>,
+    pub(crate) admission: Arc<Admission>,
+    models: Shared<Model>,
+    components: Shared<Compiled>,
+    assets: Shared<Asset>,
+}
+
+/// Values in use, by digest. One that nobody uses any more is forgotten.
+struct Shared<T>(Mutex<HashMap<Digest, Weak<T>>>);
+
+impl<T> Shared<T> {
+    fn new() -> Self {
+        Self(Mutex::new(HashMap::new()))
+    }
+
+    fn get_or_make<E>(
+        &self,
+        digest: Digest,
+        make: impl FnOnce() -> Result<Arc<T>, E>,
+    ) -> Result<Arc<T>, E> {
+        let known = |map: &HashMap<Digest, Weak<T>>| map.get(&digest).and_then(Weak::upgrade);
+        if let Some(value) = known(&self.0.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(value);
+        }
+        let value = make()?;
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        map.retain(|_, value| value.strong_count() > 0);
+        map.insert(digest, Arc::downgrade(&value));
+        Ok(value)
+    }
+}
+
+impl Workshop {
+    pub(crate) fn new(
+        store: Store,
+        runtime: Runtime,
+        engines: Arc<Engines>,
+        admission: Arc<Admission>,
+    ) -> Self {
+        Self {
+            store,
+            runtime,
+            engines,
+            admission,
+            models: Shared::new(),
+            components: Shared::new(),
+            assets: Shared::new(),
+        }
+    }
+
+    /// Opens a model, or finds it open. Blocks.
+    pub(crate) fn model(&self, name: &str, digest: Digest) -> Result<Arc<Model>, ControlError> {
+        self.models.get_or_make(digest, || {
+            self.store.blob_verify(&digest)?;
+            let opened = self.runtime.open(name, &self.store.blob_path(&digest));
+            opened.map_err(|source| ControlError::Model { model: name.to_owned(), source })
+        })
+    }
+
+    /// Compiles a component, or finds it compiled. Blocks.
+    pub(crate) fn component(
+        &self,
+        name: &str,
+        digest: Digest,
+    ) -> Result<Arc<Compiled>, ControlError> {
+        self.components.get_or_make(digest, || {
+            let bytes = self.store.blob_read(&digest)?;
+            let compiled = self.engines.compile(&digest, &bytes);
+            let compiled = compiled
+                .map_err(|source| ControlError::Plugin { plugin: name.to_owned(), source })?;
+            if let Some(compile) = compiled.times.compile {
+                berth_monitor::compiled(name, compile);
+                tracing::info!(plugin = name, "compiled in {compile:.1?}");
+            }
+            Ok(Arc::new(compiled))
+        })
+    }
+
+    fn asset(&self, digest: Digest) -> Result<Arc<Asset>, ControlError> {
+        self.assets.get_or_make(digest, || {
+            let bytes = Bytes::from(self.store.blob_read(&digest)?);
+            Ok(Arc::new(Asset { digest, bytes }))
+        })
+    }
+
+    /// Makes a revision ready. With the `evaluation` that its routing policy gave before, goes on
+    /// from there. Answers the routing policy's evaluation too.
+    pub(crate) async fn prepare(
+        self: &Arc<Self>,
+        revision: &Revision,
+        evaluation: Option<Evaluation>,
+    ) -> Result<(LiveRevision, Option<Evaluation>), ControlError> {
+        let digest = revision.digest();
+        let mut variants = Vec::with_capacity(revision.variants.len());
+        for variant in &revision.variants {
+            variants.push(self.variant(revision, variant).await?);
+        }
+        let (routing, evaluation) = match &revision.routing {
+            None => (Routing::Only, None),
+            Some(routing) => {
+                let (workshop, revision, routing) =
+                    (Arc::clone(self), revision.clone(), routing.clone());
+                blocking(move || workshop.routing(&revision, &routing, evaluation))
+                    .await
+                    .map(|(routing, evaluation)| (routing, Some(evaluation)))?
+            }
+        };
+        let live = LiveRevision {
+            endpoint: revision.endpoint.clone(),
+            digest,
+            id: digest.short(),
+            attributes: revision.attributes.clone().into_iter().collect(),
+            unit: revision.unit.clone(),
+            timeout: Duration::from_millis(revision.timeout_ms),
+            direct: revision.direct,
+            routing,
+            variants,
+            admission: Arc::clone(&self.admission),
+        };
+        Ok((live, evaluation))
+    }
+
+    async fn variant(
+        self: &Arc<Self>,
+        revision: &Revision,
+        variant: &PinnedVariant,
+    ) -> Result<LiveVariant, ControlError> {
+        let (workshop, pinned) = (Arc::clone(self), variant.clone());
+        let (models, assets, component) = blocking(move || {
+            let models = pinned.models.iter().map(|(role, model)| {
+                Ok((role.clone(), workshop.model(&model.to_string(), model.digest)?))
+            });
+            let models = models.collect::<Result<Vec<_>, ControlError>>()?;
+            let assets = pinned
+                .assets
+                .iter()
+                .map(|(name, digest)| Ok((name.clone(), workshop.asset(*digest)?)));
+            let assets = assets.collect::<Result<Vec<_>, ControlError>>()?;
+            let component = pinned
+                .processor
+                .as_ref()
+                .map(|plugin| workshop.component(&plugin.to_string(), plugin.digest))
+                .transpose()?;
+            Ok((models, assets, component))
+        })
+        .await?;
+        let endpoint = revision.endpoint.as_str();
+        let way = match (&variant.processor, component) {
+            (Some(plugin), Some(component)) => {
+                check_wants(variant, &component)?;
+                let bindings = Arc::new(Bindings {
+                    models: models.clone(),
+                    assets,
+                    sink: Arc::new(VariantSink::new(
+                        endpoint,
+                        variant.name.as_str(),
+                        &plugin.to_string(),
+                    )),
+                });
+                self.processor(variant, plugin, &component, bindings).await?
+            }
+            _ => match models.first() {
+                Some((_, model)) => Way::Model(Arc::clone(model)),
+                None => {
+                    let key = format!("variants.{}.models", variant.name);
+                    return Err(SpecError::new(key, "there is neither processor nor model").into());
+                }
+            },
+        };
+        let metrics = EndpointMetrics::new(endpoint, variant.name.as_str());
+        Ok(LiveVariant { name: variant.name.clone(), way, models, metrics })
+    }
+
+    async fn processor(
+        &self,
+        variant: &PinnedVariant,
+        plugin: &Pinned,
+        component: &Compiled,
+        bindings: Arc<Bindings>,
+    ) -> Result<Way, ControlError> {
+        let name = plugin.to_string();
+        let most = self.engines.limits();
+        let wanted = component.inspection.manifest.limits;
+        let limits = ProcessorLimits {
+            memory: wanted.memory.unwrap_or(most.memory),
+            cpu: wanted.cpu_ms.map_or(most.cpu, Duration::from_millis),
+            ..most
+        };
+        let config = Value::Object(variant.config.clone()).to_string();
+        let processor = Processor::new(&self.engines, component, name.clone(), config, limits)
+            .map_err(|source| ControlError::Plugin { plugin: name.clone(), source })?;
+        let signature =
+            processor.signature(Arc::clone(&bindings), Instant::now() + CREATE_TIME).await;
+        let signature = signature.map_err(|source| match source {
+            CreateError::Config { key, message } => SpecError::new(
+                dotted(&format!("variants.{}.config", variant.name), &key),
+                format!("refused by {name}: {message}"),
+            )
+            .into(),
+            CreateError::Call(error @ CallError::Overloaded) => {
+                ControlError::Conflict(error.to_string())
+            }
+            source => ControlError::Processor {
+                variant: variant.name.to_string(),
+                plugin: name.clone(),
+                source,
+            },
+        })?;
+        let metrics = PluginMetrics::new(&name);
+        Ok(Way::Processor { processor: Arc::new(processor), signature, bindings, metrics })
+    }
+
+    fn routing(
+        &self,
+        revision: &Revision,
+        pinned: &PinnedPolicy,
+        evaluation: Option<Evaluation>,
+    ) -> Result<(Routing, Evaluation), ControlError> {
+        let name = pinned.policy.to_string();
+        let component = self.component(&name, pinned.policy.digest)?;
+        let plugin = name.clone();
+        let log = Arc::new(move |level, message: &str| log_policy(&plugin, level, message));
+        let policy = Policy::new(&self.engines, &component, name.clone(), log);
+        let policy = policy.map_err(|source| match source {
+            LoadError::UnknownWorld { found, .. } => {
+                SpecError::new("routing.policy", format!("{name} is {found}, no policy")).into()
+            }
+            source => ControlError::Plugin { plugin: name.clone(), source },
+        })?;
+        let policy = Arc::new(policy);
+        let observation = Arc::new(observation(revision, &pinned.config));
+        let refused = |source: berth_plugin::PolicyError| match source {
+            berth_plugin::PolicyError::Config { key, message } => SpecError::new(
+                dotted("routing.config", &key),
+                format!("refused by {name}: {message}"),
+            )
+            .into(),
+            source => ControlError::Policy { plugin: name.clone(), source },
+        };
+        let evaluation = match evaluation {
+            Some(evaluation) => evaluation,
+            None => policy.evaluate(&observation, None).map_err(refused)?,
+        };
+        let shares = Shares::from_weights(&evaluation.weights(revision.variants.len()));
+        let routing = match policy.routers(&observation, &evaluation.plan).map_err(refused)? {
+            None => Routing::Shares(shares),
+            Some(routers) => Routing::Router {
+                policy: name,
+                routers: Box::new(routers),
+                shares,
+                failures: AtomicU64::new(0),
+            },
+        };
+        Ok((routing, evaluation))
+    }
+}
+
+/// Compares what a variant binds with what the plugin's manifest says that it uses.
+fn check_wants(variant: &PinnedVariant, component: &Compiled) -> Result<(), ControlError> {
+    let manifest = &component.inspection.manifest;
+    let key = |part: &str| format!("variants.{}.{part}", variant.name);
+    if let Some(role) = manifest.roles.iter().find(|role| !variant.models.contains_key(*role)) {
+        let problem = format!("the processor uses the role {role:?}: bind it to a model");
+        return Err(SpecError::new(key("models"), problem).into());
+    }
+    let unknown = |given: Vec<&String>, known: &[String]| {
+        let strange = given.into_iter().find(|name| !known.contains(name) && !known.is_empty());
+        strange.map(|name| format!("the processor knows no {name:?}, only {}", known.join(", ")))
+    };
+    if let Some(problem) = unknown(variant.models.keys().collect(), &manifest.roles) {
+        return Err(SpecError::new(key("models"), problem).into());
+    }
+    if let Some(problem) = unknown(variant.assets.keys().collect(), &manifest.assets) {
+        return Err(SpecError::new(key("assets"), problem).into());
+    }
+    Ok(())
+}
+
+fn observation(revision: &Revision, config: &Map<String, Value>) -> Observation {
+    let arm = |variant: &PinnedVariant| Arm {
+        name: variant.name.to_string(),
+        ready: true,
+        ..Arm::default()
+    };
+    Observation {
+        now_ms: now_ms(),
+        seed: u64::from_le_bytes(*revision.digest().as_bytes().first_chunk().unwrap_or(&[0; 8])),
+        config: Value::Object(config.clone()).to_string(),
+        arms: revision.variants.iter().map(arm).collect(),
+        attributes: revision.attributes.keys().map(ToString::to_string).collect(),
+        unit: revision.unit.as_ref().map(ToString::to_string),
+    }
+}
+
+fn dotted(path: &str, key: &str) -> String {
+    if key.is_empty() { path.to_owned() } else { format!("{path}.{key}") }
+}
+
+fn log_policy(plugin: &str, level: Level, message: &str) {
+    match level {
+        Level::Error => tracing::error!(target: "plugin", plugin, "{message}"),
+        Level::Warn => tracing::warn!(target: "plugin", plugin, "{message}"),
+        Level::Info => tracing::info!(target: "plugin", plugin, "{message}"),
+        Level::Debug => tracing::debug!(target: "plugin", plugin, "{message}"),
+    }
+}
+
+/// Runs work that blocks on a thread that may.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
+) -> Result<T, ControlError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| {
+        Err(ControlError::Host(format!("a task of the control plane failed: {error}")))
+    })
+}

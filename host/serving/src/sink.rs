@@ -1,0 +1,90 @@
+//! Where a processor's lines and numbers go, bounded.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use berth_monitor::ProcessorMetrics;
+use berth_plugin::{Level, Sink};
+
+/// Lines that a plugin may log in a second, per variant.
+const LINES: u32 = 100;
+
+/// A variant's sink: the log through tracing, the numbers through the monitor.
+pub(crate) struct VariantSink {
+    endpoint: String,
+    variant: String,
+    plugin: String,
+    metrics: ProcessorMetrics,
+    lines: Mutex<Lines>,
+}
+
+struct Lines {
+    since: Instant,
+    count: u32,
+}
+
+impl VariantSink {
+    pub(crate) fn new(endpoint: &str, variant: &str, plugin: &str) -> Self {
+        Self {
+            endpoint: endpoint.to_owned(),
+            variant: variant.to_owned(),
+            plugin: plugin.to_owned(),
+            metrics: ProcessorMetrics::new(endpoint, variant, plugin),
+            lines: Mutex::new(Lines { since: Instant::now(), count: 0 }),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.since.elapsed() > Duration::from_secs(1) {
+            *lines = Lines { since: Instant::now(), count: 0 };
+        }
+        lines.count += 1;
+        lines.count <= LINES
+    }
+}
+
+impl Sink for VariantSink {
+    fn enabled(&self, level: Level) -> bool {
+        match level {
+            Level::Error => tracing::enabled!(target: "plugin", tracing::Level::ERROR),
+            Level::Warn => tracing::enabled!(target: "plugin", tracing::Level::WARN),
+            Level::Info => tracing::enabled!(target: "plugin", tracing::Level::INFO),
+            Level::Debug => tracing::enabled!(target: "plugin", tracing::Level::DEBUG),
+        }
+    }
+
+    fn log(&self, level: Level, message: &str) {
+        if !self.enabled(level) {
+            return;
+        }
+        if !self.has_room() {
+            self.metrics.dropped();
+            return;
+        }
+        let Self { endpoint, variant, plugin, .. } = self;
+        match level {
+            Level::Error => {
+                tracing::error!(target: "plugin", endpoint, variant, plugin, "{message}")
+            }
+            Level::Warn => tracing::warn!(target: "plugin", endpoint, variant, plugin, "{message}"),
+            Level::Info => tracing::info!(target: "plugin", endpoint, variant, plugin, "{message}"),
+            Level::Debug => {
+                tracing::debug!(target: "plugin", endpoint, variant, plugin, "{message}")
+            }
+        }
+    }
+
+    fn count(&self, name: &str, by: u64) {
+        self.metrics.count(name, by);
+    }
+
+    fn observe(&self, name: &str, value: f64) {
+        self.metrics.observe(name, value);
+    }
+
+    fn dropped(&self) {
+        self.metrics.dropped();
+    }
+}

@@ -1,0 +1,174 @@
+//! Content by its sha256, in files: `blobs/ab/abcdef…`.
+//!
+//! A blob is written to `blobs/partial/`, synced, renamed to its place, and the folders synced, so
+//! that a file in its place is whole. What a crash leaves in `blobs/partial/` goes at the next
+//! opening.
+
+use std::io::{self, Read as _, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use berth_tensor::Digest;
+use cap_std::ambient_authority;
+use cap_std::fs::{Dir, File};
+use sha2::{Digest as _, Sha256};
+
+use crate::error::StoreError;
+
+const PARTIAL: &str = "partial";
+
+/// The folder of blobs.
+pub(crate) struct Blobs {
+    folder: Dir,
+    path: PathBuf,
+    next_partial: AtomicU64,
+}
+
+impl Blobs {
+    /// Opens the folder at `path`, or makes it, and removes what a crash left unfinished. The
+    /// folder above must be locked.
+    pub(crate) fn open(path: PathBuf) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(path.join(PARTIAL)).map_err(|error| file("make", &path, error))?;
+        let folder = Dir::open_ambient_dir(&path, ambient_authority())
+            .map_err(|error| file("open", &path, error))?;
+        let remove_partial = || {
+            for entry in folder.read_dir(PARTIAL)? {
+                folder.remove_file(Path::new(PARTIAL).join(entry?.file_name()))?;
+            }
+            io::Result::Ok(())
+        };
+        remove_partial().map_err(|error| file("clear", &path.join(PARTIAL), error))?;
+        Ok(Self { folder, path, next_partial: AtomicU64::new(0) })
+    }
+
+    /// Starts a blob of at most `limit` bytes.
+    pub(crate) fn writer(self: &Arc<Self>, limit: u64) -> Result<BlobWriter, StoreError> {
+        let partial =
+            Path::new(PARTIAL).join(self.next_partial.fetch_add(1, Ordering::Relaxed).to_string());
+        let file = self
+            .folder
+            .create(&partial)
+            .map_err(|error| file("make", &self.path.join(&partial), error))?;
+        let (blobs, hash) = (Arc::clone(self), Sha256::new());
+        Ok(BlobWriter { blobs, file, partial, hash, size: 0, limit, in_place: false })
+    }
+
+    /// Where the blob lies, or would lie.
+    pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
+        self.path.join(place(digest))
+    }
+
+    pub(crate) fn exists(&self, digest: &Digest) -> Result<bool, StoreError> {
+        self.folder
+            .try_exists(place(digest))
+            .map_err(|error| file("read", &self.path(digest), error))
+    }
+
+    /// The blob, once its content was found to be what its name says.
+    pub(crate) fn read(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
+        let mut content = Vec::new();
+        self.open_blob(digest)?
+            .read_to_end(&mut content)
+            .map_err(|error| file("read", &self.path(digest), error))?;
+        self.check(digest, Digest::of(&content))?;
+        Ok(content)
+    }
+
+    /// Reads the blob through in small pieces and compares it with its name.
+    pub(crate) fn verify(&self, digest: &Digest) -> Result<(), StoreError> {
+        let mut blob = self.open_blob(digest)?;
+        let mut hash = Sha256::new();
+        io::copy(&mut blob, &mut hash).map_err(|error| file("read", &self.path(digest), error))?;
+        self.check(digest, Digest::from_bytes(hash.finalize().into()))
+    }
+
+    fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
+        self.folder.open(place(digest)).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                StoreError::Missing { digest: *digest, path: self.path(digest) }
+            }
+            _ => file("open", &self.path(digest), error),
+        })
+    }
+
+    fn check(&self, digest: &Digest, actual: Digest) -> Result<(), StoreError> {
+        if actual == *digest {
+            return Ok(());
+        }
+        Err(StoreError::Corrupt { digest: *digest, path: self.path(digest), actual })
+    }
+
+    /// Moves a synced file to its place, over a file that is already there: its content is the
+    /// same, or it was altered on the disk and is repaired.
+    fn put_in_place(&self, partial: &Path, digest: &Digest) -> Result<(), StoreError> {
+        let place = place(digest);
+        let parent = place.parent().unwrap_or(Path::new("."));
+        let moved = || {
+            self.folder.create_dir_all(parent)?;
+            self.folder.rename(partial, &self.folder, &place)?;
+            self.folder.open(parent)?.sync_all()?;
+            self.folder.open(".")?.sync_all()
+        };
+        moved().map_err(|error| file("write", &self.path(digest), error))
+    }
+}
+
+/// A blob being written. Dropped before it is finished, it leaves nothing.
+pub struct BlobWriter {
+    blobs: Arc<Blobs>,
+    file: File,
+    partial: PathBuf,
+    hash: Sha256,
+    size: u64,
+    limit: u64,
+    in_place: bool,
+}
+
+impl BlobWriter {
+    /// Appends a piece of any length.
+    pub fn write(&mut self, piece: &[u8]) -> Result<(), StoreError> {
+        if piece.len() as u64 > self.limit - self.size {
+            return Err(StoreError::TooLarge { what: "the content".into(), limit: self.limit });
+        }
+        self.file.write_all(piece).map_err(|error| file("write", &self.path(), error))?;
+        self.hash.update(piece);
+        self.size += piece.len() as u64;
+        Ok(())
+    }
+
+    /// Puts the blob in its place, on the disk, and returns its digest and its size in bytes. A
+    /// content other than `expected` is refused. A blob that exists already may be written again.
+    pub fn finish(mut self, expected: Option<Digest>) -> Result<(Digest, u64), StoreError> {
+        let actual = Digest::from_bytes(self.hash.finalize_reset().into());
+        if let Some(expected) = expected.filter(|&expected| expected != actual) {
+            return Err(StoreError::Mismatch { expected, actual });
+        }
+        self.file.sync_all().map_err(|error| file("write", &self.path(), error))?;
+        self.blobs.put_in_place(&self.partial, &actual)?;
+        self.in_place = true;
+        Ok((actual, self.size))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.blobs.path.join(&self.partial)
+    }
+}
+
+impl Drop for BlobWriter {
+    fn drop(&mut self) {
+        if !self.in_place {
+            // What cannot be removed now goes at the next opening.
+            let _ = self.blobs.folder.remove_file(&self.partial);
+        }
+    }
+}
+
+fn place(digest: &Digest) -> PathBuf {
+    let name = digest.to_string();
+    Path::new(&name[..2]).join(&name)
+}
+
+fn file(action: &'static str, path: &Path, error: io::Error) -> StoreError {
+    StoreError::File { action, path: path.to_owned(), error }
+}

@@ -1,0 +1,22 @@
+//! One log of committed changes, its documents, and blobs: everything that a host keeps, in one
+//! folder that one host uses at a time.
+//!
+//! - [`store`]: the folder, opened; what it offers
+//! - [`change`]: what is committed and what is read back
+//! - [`error`]: what can go wrong
+//! - `log`: changes and documents in SQLite (sole user of rusqlite)
+//! - [`blobs`]: content by its sha256 in files (sole user of cap-std)
+//!
+//! Everything blocks on the disk. A commit and a finished blob have reached it when the call
+//! returns.
+
+pub mod blobs;
+pub mod change;
+pub mod error;
+mod log;
+pub mod store;
+
+pub use blobs::BlobWriter;
+pub use change::{Change, Document, Entry, Note, Sequence};
+pub use error::StoreError;
+pub use store::Store;

@@ -1,0 +1,135 @@
+//! The folder, opened.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use berth_tensor::Digest;
+use tokio::sync::watch;
+
+use crate::blobs::{BlobWriter, Blobs};
+use crate::change::{Change, Document, Entry, Note, Sequence};
+use crate::error::StoreError;
+use crate::log::Log;
+
+/// An open store. A clone is another handle on the same one; the folder is free again when the
+/// last is gone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    log: Mutex<Log>,
+    committed: watch::Sender<Sequence>,
+    blobs: Arc<Blobs>,
+    folder: PathBuf,
+    // Declared last: the folder is given up after everything in it is closed.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the store in the folder `path`, or makes it. Refused while another host has it open.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |action| move |error| file(action, path, error);
+        std::fs::create_dir_all(path).map_err(failed("make"))?;
+        let folder = path.canonicalize().map_err(failed("open"))?;
+        let lock = lock(&folder)?;
+        let blobs = Blobs::open(folder.join("blobs"))?;
+        let log = Log::open(folder.join("berth.sqlite"))?;
+        File::open(&folder).and_then(|folder| folder.sync_all()).map_err(failed("sync"))?;
+        let committed = watch::Sender::new(log.sequence());
+        let (log, blobs) = (Mutex::new(log), Arc::new(blobs));
+        Ok(Self(Arc::new(Inner { log, committed, blobs, folder, _lock: lock })))
+    }
+
+    /// The folder, as an absolute path.
+    pub fn folder(&self) -> &Path {
+        &self.0.folder
+    }
+
+    /// The last commit, 0 before the first.
+    pub fn sequence(&self) -> Sequence {
+        *self.0.committed.borrow()
+    }
+
+    /// Tells of every commit made from now on. A slow receiver sees the last one only.
+    pub fn watch(&self) -> watch::Receiver<Sequence> {
+        self.0.committed.subscribe()
+    }
+
+    /// Commits all of `changes`, in their order, or nothing, and returns the new sequence; without
+    /// changes, the sequence stays. With `expected`, only while the store is at that sequence;
+    /// otherwise the error is [`StoreError::Conflict`]. Documents take at most
+    /// [`DOCUMENT_SIZE`](crate::change::DOCUMENT_SIZE).
+    pub fn commit(
+        &self,
+        expected: Option<Sequence>,
+        changes: &[Change],
+        note: &Note,
+    ) -> Result<Sequence, StoreError> {
+        let mut log = self.log();
+        let sequence = log.commit(expected, changes, note)?;
+        // Told before the log is released, so that receivers never see an older one after a newer.
+        self.0.committed.send_if_modified(|last| std::mem::replace(last, sequence) != sequence);
+        Ok(sequence)
+    }
+
+    /// The document of `kind` and `key`.
+    pub fn get(&self, kind: &str, key: &str) -> Result<Option<Document>, StoreError> {
+        self.log().get(kind, key)
+    }
+
+    /// Every document of `kind` with its key, in the order of the keys' bytes.
+    pub fn list(&self, kind: &str) -> Result<Vec<(String, Document)>, StoreError> {
+        self.log().list(kind)
+    }
+
+    /// The last `limit` changes to the document of `kind` and `key`, latest first.
+    pub fn history(&self, kind: &str, key: &str, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        self.log().history(kind, key, limit)
+    }
+
+    /// Starts a blob of at most `limit` bytes.
+    pub fn blob_writer(&self, limit: u64) -> Result<BlobWriter, StoreError> {
+        self.0.blobs.writer(limit)
+    }
+
+    /// Whether the blob is there; its content is not looked at.
+    pub fn blob_exists(&self, digest: &Digest) -> Result<bool, StoreError> {
+        self.0.blobs.exists(digest)
+    }
+
+    /// The blob's file, for those who must have a path. Its content is not looked at.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.0.blobs.path(digest)
+    }
+
+    /// The whole blob, compared with its digest.
+    pub fn blob_read(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
+        self.0.blobs.read(digest)
+    }
+
+    /// Compares the blob with its digest, reading it in small pieces.
+    pub fn blob_verify(&self, digest: &Digest) -> Result<(), StoreError> {
+        self.0.blobs.verify(digest)
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        // A panic in between rolls the transaction back, so the log is whole.
+        self.0.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn lock(folder: &Path) -> Result<File, StoreError> {
+    let path = folder.join("lock");
+    let lock = File::create(&path).map_err(|error| file("make", &path, error))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { folder: folder.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(file("lock", &path, error)),
+    }
+}
+
+fn file(action: &'static str, path: &Path, error: io::Error) -> StoreError {
+    StoreError::File { action, path: path.to_owned(), error }
+}

@@ -1,0 +1,16 @@
+//! Values that every stage of Berth exchanges.
+//!
+//! - [`datatype`]: the element types of the Open Inference Protocol
+//! - [`tensor`]: tensors and the types of tensors
+//! - [`reference`]: names and references to versions, `digits@3`
+//! - [`digest`]: sha256 digests
+
+pub mod datatype;
+pub mod digest;
+pub mod reference;
+pub mod tensor;
+
+pub use datatype::DataType;
+pub use digest::Digest;
+pub use reference::{Name, Reference, ReferenceError, Selector};
+pub use tensor::{NamedTensor, Tensor, TensorError, TensorType};

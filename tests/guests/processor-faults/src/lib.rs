@@ -1,0 +1,239 @@
+//! Processor that fails in the way its configuration asks for: `{"mode": …}`, see [`Mode`].
+
+use std::hint::black_box;
+
+use berth_sdk::bindings::processor::berth::plugin::model as host;
+use berth_sdk::bindings::processor::wasi::nn;
+use berth_sdk::{
+    ConfigError, DataType, Error, Graph, Model, Processor, Reply, Request, Signature, Tensor,
+    TensorType,
+};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Faults {
+    mode: Mode,
+}
+
+#[derive(Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Mode {
+    /// Answers `ok`: what a healthy processor does.
+    None,
+    /// Refuses every configuration, for the key `mode`.
+    CreateRefuse,
+    /// Traps in `create`.
+    CreateTrap,
+    /// Never comes back from `create`.
+    CreateLoop,
+    /// Traps in `signature`.
+    SignatureTrap,
+    /// Traps.
+    Trap,
+    /// Panics, which writes a message to standard error and traps.
+    Panic,
+    /// Never comes back.
+    Loop,
+    /// Allocates without end.
+    Memory,
+    /// Calls itself without end.
+    Stack,
+    /// Makes tensors in the host without end, until the host refuses one.
+    Tensors,
+    /// Takes handles of tensors in the host without end, until the host refuses one.
+    Handles,
+    /// Opens the role `default` without end.
+    Graphs,
+    /// Answers without end, until the host refuses a part.
+    Endless,
+    /// Logs 100,000 lines, then answers.
+    Chatter,
+    /// Counts under 10,000 names of metrics, then answers.
+    Names,
+    /// The request is wrong, so it says.
+    Caller,
+    /// It failed, so it says.
+    Plugin,
+    /// Comes back without an answer.
+    Silent,
+    /// Answers a body and then a tensor.
+    Twice,
+    /// Sets the media type after the first part.
+    LateHead,
+    /// Answers a tensor that its signature does not declare.
+    WrongAnswer,
+    /// Gives the model, over `wasi:nn`, a tensor of shape [1, 64] with 3 bytes of data.
+    WrongLength,
+    /// Makes a tensor of `model` of shape [1, 64] with 3 bytes of data.
+    WrongLengthModel,
+    /// Makes a tensor of `model` whose dimensions overflow.
+    WrongOverflow,
+    /// Gives the model a tensor of shape [3, 5, 7] over `wasi:nn`.
+    WrongShape,
+    /// Gives the model a tensor of shape [3, 5, 7] over `model`.
+    WrongShapeModel,
+    /// Gives the model integers where it takes other numbers, in the right shape.
+    WrongDatatype,
+    /// Gives the model an input that it does not have.
+    WrongInput,
+    /// Asks the model for an output that it does not have.
+    WrongOutput,
+}
+
+impl Processor for Faults {
+    type Config = Self;
+
+    fn create(config: Self) -> Result<Self, ConfigError> {
+        match config.mode {
+            Mode::CreateRefuse => Err(ConfigError::new("mode", "create-refuse is refused")),
+            Mode::CreateTrap => std::process::abort(),
+            Mode::CreateLoop => forever(),
+            _ => Ok(config),
+        }
+    }
+
+    fn signature(&self) -> Signature {
+        match self.mode {
+            Mode::SignatureTrap => std::process::abort(),
+            Mode::WrongAnswer => {
+                let scores = TensorType::new("scores", DataType::Fp32, &[1, 2]);
+                Signature::default().takes_body("*/*").answers_tensor(scores)
+            }
+            _ => Signature::default().takes_body("*/*").answers("text/plain"),
+        }
+    }
+
+    fn process(&self, request: &Request, reply: &Reply) -> Result<(), Error> {
+        self.fail(request, reply)?;
+        match self.mode {
+            Mode::Silent | Mode::WrongAnswer => Ok(()),
+            _ => reply.body("text/plain", "ok"),
+        }
+    }
+}
+
+berth_sdk::export_processor!(Faults, roles: &["default"]);
+
+impl Faults {
+    fn fail(&self, request: &Request, reply: &Reply) -> Result<(), Error> {
+        match self.mode {
+            Mode::None
+            | Mode::CreateRefuse
+            | Mode::CreateTrap
+            | Mode::CreateLoop
+            | Mode::SignatureTrap => Ok(()),
+            Mode::Trap => std::process::abort(),
+            Mode::Panic => panic!("the guest panics on {} bytes", request.body_size()),
+            Mode::Loop => forever(),
+            Mode::Memory => hoard(|| Ok(vec![1u8; 1 << 20])),
+            Mode::Stack => Err(Error::plugin(deeper(1))),
+            Mode::Tensors => {
+                hoard(|| Ok(host::Tensor::create(DataType::Uint8, &[1 << 20], &vec![1; 1 << 20])?))
+            }
+            Mode::Handles => {
+                let name = request.tensor_names().into_iter().next().unwrap_or_default();
+                hoard(|| request.tensor(&name))
+            }
+            Mode::Graphs => hoard(|| Graph::load("default")),
+            Mode::Endless => loop {
+                reply.write([0; 1 << 16])?;
+            },
+            Mode::Chatter => {
+                (0..100_000).for_each(|line| berth_sdk::error!("line {line}"));
+                Ok(())
+            }
+            Mode::Names => {
+                (0..10_000).for_each(|name| berth_sdk::metrics::count(&format!("name_{name}"), 1));
+                Ok(())
+            }
+            Mode::Caller => Err(Error::caller("the body is not to the guest's taste")),
+            Mode::Plugin => Err(Error::plugin("the guest says no")),
+            Mode::Silent => Ok(()),
+            Mode::Twice => {
+                reply.write("ok")?;
+                reply.tensor("scores", &Tensor::from_f32(&[1], &[1.0])?)
+            }
+            Mode::LateHead => {
+                reply.write("ok")?;
+                reply.content_type("text/html")
+            }
+            Mode::WrongAnswer => reply.tensor("scores", &Tensor::new(&[3], &[1i64, 2, 3])?),
+            Mode::WrongLength => {
+                let graph = nn::graph::load_by_name("default")?;
+                let tensor =
+                    nn::tensor::Tensor::new(&[1, 64], nn::tensor::TensorType::Fp32, &[1, 2, 3]);
+                graph.init_execution_context()?.compute(vec![(input()?.name, tensor)])?;
+                Ok(())
+            }
+            Mode::WrongLengthModel => {
+                host::Tensor::create(DataType::Fp32, &[1, 64], &[1, 2, 3])?;
+                Ok(())
+            }
+            Mode::WrongOverflow => {
+                host::Tensor::create(DataType::Uint8, &[0, u64::MAX, u64::MAX], &[])?;
+                host::Tensor::create(DataType::Fp32, &[1 << 63, 1 << 63], &[])?;
+                Ok(())
+            }
+            Mode::WrongShape => {
+                Graph::load("default")?.run(&[(&input()?.name, &floats(&[3, 5, 7])?)])?;
+                Ok(())
+            }
+            Mode::WrongShapeModel => run(&input()?.name, &floats(&[3, 5, 7])?, &[]),
+            Mode::WrongDatatype => {
+                let input = input()?;
+                let shape = fixed(&input);
+                let count = shape.iter().product::<u64>() as usize;
+                let tensor = match input.datatype {
+                    DataType::Int32 => Tensor::new(&shape, &vec![1u8; count])?,
+                    _ => Tensor::new(&shape, &vec![1i32; count])?,
+                };
+                run(&input.name, &tensor, &[])
+            }
+            Mode::WrongInput => run("no-such-input", &floats(&fixed(&input()?))?, &[]),
+            Mode::WrongOutput => {
+                let input = input()?;
+                run(&input.name, &floats(&fixed(&input))?, &["no-such-output"])
+            }
+        }
+    }
+}
+
+fn forever() -> ! {
+    loop {
+        black_box(());
+    }
+}
+
+fn hoard<T>(make: impl Fn() -> Result<T, Error>) -> Result<(), Error> {
+    let mut hoard = Vec::new();
+    loop {
+        hoard.push(make()?);
+        black_box(&hoard);
+    }
+}
+
+#[expect(unconditional_recursion, reason = "what it is for")]
+fn deeper(depth: u64) -> u64 {
+    let room = black_box([depth; 64]);
+    deeper(depth + 1) + room[(depth % 64) as usize]
+}
+
+fn input() -> Result<TensorType, Error> {
+    let inputs = Model::open("default")?.describe().inputs;
+    inputs.into_iter().next().ok_or_else(|| Error::plugin("the model takes no input"))
+}
+
+/// The input's shape with 1 for what varies.
+fn fixed(input: &TensorType) -> Vec<u64> {
+    input.shape.iter().map(|&dimension| u64::try_from(dimension).unwrap_or(1)).collect()
+}
+
+fn floats(shape: &[u64]) -> Result<Tensor, Error> {
+    Tensor::from_f32(shape, &vec![0.5; shape.iter().product::<u64>() as usize])
+}
+
+fn run(input: &str, tensor: &Tensor, outputs: &[&str]) -> Result<(), Error> {
+    Model::open("default")?.start(&[(input, tensor)], outputs)?.wait()?;
+    Ok(())
+}

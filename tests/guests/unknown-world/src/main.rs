@@ -1,0 +1,3 @@
+//! Component that is no plugin: a command.
+
+fn main() {}

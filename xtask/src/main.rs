@@ -1,0 +1,65 @@
+//! Every project command, as `cargo xtask COMMAND`.
+//!
+//! - [`onnxruntime`]: finds or obtains the ONNX Runtime library
+//! - [`build`]: the binary and the plugins
+//! - [`test`], [`check`]: what continuous integration runs
+//! - [`demo`], [`load`]: the main job, shown and measured on a real host
+//! - [`workspace`]: folders, cargo, progress lines
+//! - [`host`], [`http`], [`traffic`], [`pictures`]: what demo and load stand on
+#![expect(clippy::print_stdout, reason = "a command-line program prints its results")]
+
+mod build;
+mod check;
+mod demo;
+mod host;
+mod http;
+mod load;
+mod onnxruntime;
+mod pictures;
+mod test;
+mod traffic;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+
+/// The project's commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the path of the ONNX Runtime library, obtaining it first when there is none
+    Onnxruntime,
+    /// Build target/release/berth and target/plugins/NAME.wasm
+    Build(build::Build),
+    /// Build everything and run every test
+    Test(test::Test),
+    /// Check formatting and lints
+    Check,
+    /// Set everything up, serve the digits example and change it under traffic
+    Demo(demo::Demo),
+    /// Measure a host under load while revisions change, and print the numbers
+    Load(load::Load),
+}
+
+fn main() -> std::process::ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Onnxruntime => onnxruntime::run(),
+        Command::Build(build) => build.run().map(drop),
+        Command::Test(test) => test.run(),
+        Command::Check => check::run(),
+        Command::Demo(demo) => demo.run(),
+        Command::Load(load) => load.run(),
+    };
+    match outcome {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
