@@ -1,7 +1,6 @@
 //! Builds the binary, the plugins and, for the tests, the guests.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -116,8 +115,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     }
     let folder = to.parent().context("a file without a folder")?;
     fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(&content)?;
+    let file = tempfile::NamedTempFile::new_in(folder)?;
+    fs::copy(from, file.path())?;
     file.persist(to).with_context(|| format!("{} cannot be written", to.display()))?;
     Ok(())
 }

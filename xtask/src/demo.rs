@@ -66,11 +66,11 @@ fn typed(path: &Path) -> String {
 }
 
 /// Runs one command of `berth` and shows it with what it printed.
-fn show(host: &Host, arguments: &[&str]) -> Result<Duration> {
+fn show(host: &Host, arguments: &[&str]) -> Result<()> {
     println!("\n$ berth {}", arguments.join(" "));
     let (printed, took) = host.command(arguments)?;
-    println!("{printed}");
-    Ok(took)
+    println!("{printed}\n({:.0} ms)", took.as_secs_f64() * 1e3);
+    Ok(())
 }
 
 fn push(host: &Host, metadata: &Metadata) -> Result<()> {
@@ -87,7 +87,7 @@ fn push(host: &Host, metadata: &Metadata) -> Result<()> {
     Ok(())
 }
 
-fn apply(host: &Host, file: &str) -> Result<Duration> {
+fn apply(host: &Host, file: &str) -> Result<()> {
     show(host, &["apply", &typed(&pictures::example().join(file))])
 }
 
@@ -115,7 +115,8 @@ fn next_revision(host: &Host, pictures: &[Picture], old: &Edition) -> Result<()>
     let new = Edition::ask(host.listen, pictures);
     let first = new.as_ref().ok().and_then(|new| traffic.first_answer(&new.revision));
     let tally = traffic.stop()?;
-    let (applied, new) = (applied?, new?);
+    applied?;
+    let new = new?;
     let first = first.context("no request of the traffic was answered by the next revision")?;
 
     let verdict = Verdict::of(&tally, std::slice::from_ref(old).iter().chain([&new]));
@@ -125,7 +126,6 @@ fn next_revision(host: &Host, pictures: &[Picture], old: &Edition) -> Result<()>
         "time to take over    {:.0} ms, from apply to the first answer",
         (first - start).as_secs_f64() * 1e3
     );
-    println!("apply returned after {:.0} ms", applied.as_secs_f64() * 1e3);
     for (revision, right) in &verdict.right {
         println!("answers by revision  {right:>6}  {revision}");
     }

@@ -127,7 +127,7 @@ impl Host {
             let said = String::from_utf8_lossy(&output.stderr);
             bail!("`berth {}` failed ({}): {}", arguments.join(" "), output.status, said.trim());
         }
-        Ok((String::from_utf8_lossy(&output.stdout).trim().to_owned(), start.elapsed()))
+        Ok((String::from_utf8_lossy(&output.stdout).trim_end().to_owned(), start.elapsed()))
     }
 
     /// Ends the host in good order and fails when it does not end so.

@@ -13,7 +13,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use berth_plugin::{Body, Reply};
-use berth_serving::{AttributeSource, Host, Incoming, LiveRevision, Outcome, RequestError};
+use berth_serving::{
+    AttributeSource, Host, Incoming, LiveRevision, Outcome, PredictionId, RequestError,
+};
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value};
 
@@ -23,6 +25,9 @@ use crate::respond::{RequestId, error, identify, not_found, request_status, wron
 
 /// How long a client may take to send a body.
 const BODY_TIME: Duration = Duration::from_secs(60);
+
+/// Marks the protocol's binary form.
+const BINARY: HeaderName = HeaderName::from_static("inference-header-content-length");
 
 /// The longest value of an attribute, in bytes.
 const ATTRIBUTE: usize = 1024;
@@ -135,19 +140,23 @@ async fn infer(
         Err(problem) => return refused(&problem),
     };
     let (head, body) = request.into_parts();
+    if head.headers.contains_key(BINARY) {
+        let message = "binary tensors are not taken: send them as JSON (without Inference-Header-Content-Length)";
+        return found.refuse(error(StatusCode::BAD_REQUEST, message));
+    }
     let body = match read_body(&head.headers, body, data.max_body).await {
         Ok(body) => body,
-        Err(response) => return found.sign(response),
+        Err(response) => return found.refuse(response),
     };
     let InferRequest { id: client_id, parameters, inputs, outputs } = match oip::decode_infer(&body)
     {
         Ok(decoded) => decoded,
-        Err(problem) => return found.sign(error(StatusCode::BAD_REQUEST, &problem.to_string())),
+        Err(problem) => return found.refuse(error(StatusCode::BAD_REQUEST, &problem.to_string())),
     };
     drop(body);
     let attributes = match attributes(&found.revision, &head.headers, &query, &parameters) {
         Ok(attributes) => attributes,
-        Err(problem) => return found.sign(refused(&problem)),
+        Err(problem) => return found.refuse(refused(&problem)),
     };
     let incoming = Incoming {
         request_id: id.text(),
@@ -176,11 +185,11 @@ async fn invoke(
     let (head, body) = request.into_parts();
     let bytes = match read_body(&head.headers, body, data.max_body).await {
         Ok(body) => body,
-        Err(response) => return found.sign(response),
+        Err(response) => return found.refuse(response),
     };
     let attributes = match attributes(&found.revision, &head.headers, &query, &Map::new()) {
         Ok(attributes) => attributes,
-        Err(problem) => return found.sign(refused(&problem)),
+        Err(problem) => return found.refuse(refused(&problem)),
     };
     let incoming = Incoming {
         request_id: id.text(),
@@ -206,10 +215,15 @@ impl Found {
             }
             Ok(reply) => body(reply),
         };
-        let headers = response.headers_mut();
-        insert(headers, "berth-variant", variant);
-        insert(headers, "berth-prediction", &outcome.prediction);
-        self.sign(response)
+        if !variant.is_empty() {
+            insert(response.headers_mut(), "berth-variant", variant);
+        }
+        self.sign(response, &outcome.prediction)
+    }
+
+    /// Refuses a request before a variant was chosen for it.
+    fn refuse(&self, response: Response) -> Response {
+        self.sign(response, &PredictionId::new().to_string())
     }
 
     fn tensors(&self, reply: &Reply, variant: &str, id: Option<&str>) -> Response {
@@ -231,9 +245,10 @@ impl Found {
         }
     }
 
-    /// Says which revision answered.
-    fn sign(&self, mut response: Response) -> Response {
+    /// Says which revision answered, and as which prediction.
+    fn sign(&self, mut response: Response, prediction: &str) -> Response {
         insert(response.headers_mut(), "berth-revision", self.revision.id());
+        insert(response.headers_mut(), "berth-prediction", prediction);
         response
     }
 }

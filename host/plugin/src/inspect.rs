@@ -253,9 +253,10 @@ impl Surface {
                     }
                 }
                 Payload::CustomSection(section) if section.name() == MANIFEST_SECTION => {
-                    if surface.manifest.replace(section.data().to_vec()).is_some() {
-                        return Err(LoadError::Manifest("there is more than one".into()));
-                    }
+                    let before = surface.manifest.replace(section.data().to_vec());
+                    before.map_or(Ok(()), |_| {
+                        Err(LoadError::Manifest("there is more than one".into()))
+                    })?;
                 }
                 _ => {}
             }

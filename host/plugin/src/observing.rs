@@ -36,10 +36,12 @@ pub struct Arm {
     pub ready: bool,
     /// Its measures by name and slice.
     pub measures: Vec<(String, Option<String>, Measure)>,
-    /// Its distributions by name and slice: ascending upper bounds and how many fell at or below
-    /// each but above the one before.
-    pub distributions: Vec<(String, Option<String>, Vec<(f64, u64)>)>,
+    /// Its distributions by name and slice.
+    pub distributions: Vec<(String, Option<String>, Distribution)>,
 }
+
+/// Ascending upper bounds, and how many values fell at or below each but above the one before.
+pub type Distribution = Vec<(f64, u64)>;
 
 /// How often something happened and what it came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -33,7 +33,7 @@ pub enum ControlError {
         /// Its name, with its version when it has one.
         model: String,
         /// Why.
-        source: OpenError,
+        source: Box<OpenError>,
     },
     /// A variant's processor cannot be made.
     #[error("variants.{variant}: processor {plugin}: {source}")]

@@ -20,5 +20,5 @@ pub mod spec;
 
 pub use error::{ControlError, RequestError};
 pub use host::{Applied, Host, HostOptions};
-pub use live::{Incoming, LiveRevision, Metadata, Outcome};
+pub use live::{Incoming, LiveRevision, Metadata, Outcome, PredictionId};
 pub use spec::{AttributeSource, EndpointSpec, PolicySpec, VariantSpec};

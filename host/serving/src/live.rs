@@ -88,6 +88,29 @@ pub struct Incoming {
     pub wants_tensors: bool,
 }
 
+/// The host's id of a prediction: a UUID version 7, sortable by time.
+#[derive(Clone, Copy, Debug)]
+pub struct PredictionId(Uuid);
+
+impl PredictionId {
+    /// A new one.
+    #[expect(clippy::new_without_default, reason = "two of them are never equal")]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// Random bits, the same for the same id: what stands for the unit where there is none.
+    fn chance(self) -> u64 {
+        self.0.as_u64_pair().1
+    }
+}
+
+impl std::fmt::Display for PredictionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.simple().fmt(f)
+    }
+}
+
 /// What became of a request, and who answered it.
 pub struct Outcome {
     /// The prediction's id, sortable by time.
@@ -186,14 +209,14 @@ impl LiveRevision {
     /// Answers one request.
     pub async fn answer(&self, incoming: Incoming) -> Outcome {
         let start = Instant::now();
-        let uuid = Uuid::now_v7();
-        let prediction = uuid.simple().to_string();
+        let id = PredictionId::new();
+        let prediction = id.to_string();
         let Ok(_admitted) = self.admission.requests.try_acquire() else {
             return Outcome { prediction, variant: None, result: Err(RequestError::Overloaded) };
         };
         let arm = match &incoming.variant {
             Some(name) => self.asked_for(name),
-            None => Ok(self.choose(&incoming.attributes, uuid)),
+            None => Ok(self.choose(&incoming.attributes, id)),
         };
         let variant = match arm {
             Ok(arm) => &self.variants[arm],
@@ -221,13 +244,13 @@ impl LiveRevision {
     }
 
     /// The arm for a request. Where a router fails, the shares of the last evaluation decide.
-    fn choose(&self, attributes: &[(String, String)], uuid: Uuid) -> usize {
+    fn choose(&self, attributes: &[(String, String)], id: PredictionId) -> usize {
         let salt = self.endpoint.as_str();
         match &self.routing {
             Routing::Only => 0,
-            Routing::Shares(shares) => shares.draw(salt, &self.subject(attributes, uuid)).0,
+            Routing::Shares(shares) => shares.draw(salt, &self.subject(attributes, id)).0,
             Routing::Router { policy, routers, shares, failures } => {
-                let subject = self.subject(attributes, uuid);
+                let subject = self.subject(attributes, id);
                 match routers.route(&subject) {
                     Ok(decision) => {
                         Shares::from_decision(&decision.shares, self.variants.len())
@@ -255,13 +278,13 @@ impl LiveRevision {
         }
     }
 
-    fn subject(&self, attributes: &[(String, String)], uuid: Uuid) -> Subject {
+    fn subject(&self, attributes: &[(String, String)], id: PredictionId) -> Subject {
         let unit = self.unit.as_ref();
         Subject {
             attributes: attributes.into(),
             unit: unit
                 .and_then(|unit| attributes.iter().position(|(name, _)| name == unit.as_str())),
-            chance: uuid.as_u64_pair().1,
+            chance: id.chance(),
         }
     }
 

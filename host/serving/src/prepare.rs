@@ -88,7 +88,10 @@ impl Workshop {
         self.models.get_or_make(digest, || {
             self.store.blob_verify(&digest)?;
             let opened = self.runtime.open(name, &self.store.blob_path(&digest));
-            opened.map_err(|source| ControlError::Model { model: name.to_owned(), source })
+            opened.map_err(|source| ControlError::Model {
+                model: name.to_owned(),
+                source: Box::new(source),
+            })
         })
     }
 
