@@ -56,6 +56,11 @@ impl Load {
 
         let capacity = self.capacity(&host, &pictures)?;
         println!("capacity: {capacity:.0} requests a second over {} connections", self.connections);
+        println!("  request      {}", mean(&host, "berth_request_duration_seconds", "digits")?);
+        println!(
+            "  instantiate  {}",
+            mean(&host, "berth_plugin_instantiate_seconds", "image-classifier")?
+        );
 
         let run = |share: f64, connections, permitted: &[u16]| {
             println!(
@@ -242,7 +247,27 @@ fn take_over(host: &Host, scratch: &Path, file: &Path, template: &str) -> Result
         took.sort_unstable();
         println!("  {what:<21}{}", quantiles(&took));
     }
+    println!(
+        "  {:<21}{}",
+        "of which compiling",
+        mean(host, "berth_plugin_compile_seconds", &name)?
+    );
     Ok(())
+}
+
+/// The mean of one of the host's histograms over every series with a label that begins with
+/// `label`, for people.
+fn mean(host: &Host, metric: &str, label: &str) -> Result<String> {
+    let mut connection = Connection::new(host.admin, Duration::from_secs(30));
+    let metrics = connection.send(&Request::get("/metrics"))?;
+    let total = |suffix: &str| -> f64 {
+        let (start, label) = (format!("{metric}_{suffix}{{"), format!("=\"{label}"));
+        let text = metrics.text();
+        let series = text.lines().filter(|line| line.starts_with(&start) && line.contains(&label));
+        series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    };
+    let (sum, count) = (total("sum"), total("count"));
+    Ok(format!("{:.3} ms mean of {count} in the host", sum / count.max(1.0) * 1e3))
 }
 
 /// The component with one more custom section, which changes its digest and nothing else.

@@ -11,6 +11,7 @@ const REQUESTS: &str = "berth_requests_total";
 const ERRORS: &str = "berth_request_errors_total";
 const LATENCY: &str = "berth_request_duration_seconds";
 const POLICY_FAILURES: &str = "berth_policy_failures_total";
+const REFUSED: &str = "berth_requests_refused_total";
 const RESIDENT: &str = "berth_model_resident_bytes";
 
 pub(crate) fn describe() {
@@ -21,6 +22,7 @@ pub(crate) fn describe() {
         POLICY_FAILURES,
         "Decisions for which the shares of the last evaluation stood in, by reason."
     );
+    describe_counter!(REFUSED, "Requests refused at once because too many were under way.");
     describe_gauge!(RESIDENT, Unit::Bytes, "Models that live revisions keep open.");
 }
 
@@ -69,7 +71,12 @@ pub fn policy_failed(endpoint: &str, policy: &str, reason: &'static str) {
     counter!(POLICY_FAILURES, &labels).increment(1);
 }
 
-/// The models that live revisions keep open now take this many bytes.
-pub fn resident_model_bytes(bytes: u64) {
-    gauge!(RESIDENT).set(bytes as f64);
+/// A request was refused before a variant was chosen, because too many were under way.
+pub fn refused(endpoint: &str) {
+    counter!(REFUSED, &[("endpoint", endpoint.to_owned())]).increment(1);
+}
+
+/// Live revisions keep `model`, such as `digits@2`, open: `bytes` is 0 once none does.
+pub fn resident_model_bytes(model: &str, bytes: u64) {
+    gauge!(RESIDENT, &[("model", model.to_owned())]).set(bytes as f64);
 }

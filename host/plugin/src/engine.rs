@@ -169,7 +169,7 @@ fn processor_config(pool: Option<&EngineOptions>) -> Config {
             .max_component_instance_size(1 << 20)
             .max_core_instance_size(1 << 20)
             .max_memory_size(usize::try_from(options.limits.memory).unwrap_or(usize::MAX))
-            .linear_memory_keep_resident(256 << 10)
+            .linear_memory_keep_resident(64 << 10)
             .table_keep_resident(64 << 10)
             .max_unused_warm_slots(32);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling));

@@ -154,7 +154,8 @@ const PROCESSOR: [&str; 10] = [
     "berth:plugin/metrics",
 ];
 
-const POLICY: [&str; 3] = ["berth:plugin/types", "berth:plugin/observing", "berth:plugin/log"];
+const POLICY: [&str; 4] =
+    ["berth:plugin/types", "berth:plugin/observing", "berth:plugin/planning", "berth:plugin/log"];
 
 const EXPORTS: [(&str, Kind); 2] =
     [("berth:plugin/processing", Kind::Processor), ("berth:plugin/evaluating", Kind::Policy)];

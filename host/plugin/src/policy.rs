@@ -85,6 +85,8 @@ impl Start for PolicyState {
 
 impl crate::bindings::processor::berth::plugin::types::Host for PolicyState {}
 
+impl crate::bindings::policy::berth::plugin::planning::Host for PolicyState {}
+
 pub(crate) fn add_to_linker(linker: &mut Linker<PolicyState>) -> wasmtime::Result<()> {
     RoutingPolicy::add_to_linker::<_, HasSelf<PolicyState>>(linker, |state| state)
 }

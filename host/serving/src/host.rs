@@ -527,9 +527,19 @@ impl Host {
         let now = self.snapshot.load();
         let mut next = Snapshot { live: now.live.clone(), waiting: now.waiting.clone() };
         change(&mut next);
-        let resident: u64 = next.live.values().map(|live| live.resident_bytes()).sum();
-        self.snapshot.store(Arc::new(next));
-        berth_monitor::resident_model_bytes(resident);
+        let next = Arc::new(next);
+        self.snapshot.store(Arc::clone(&next));
+        let resident = |snapshot: &Snapshot| -> HashMap<String, u64> {
+            let models = snapshot.live.values().flat_map(|live| live.models());
+            models.map(|(name, model)| (name.to_owned(), model.resident_bytes())).collect()
+        };
+        let open = resident(&next);
+        for name in resident(&now).keys().filter(|name| !open.contains_key(*name)) {
+            berth_monitor::resident_model_bytes(name, 0);
+        }
+        for (name, bytes) in open {
+            berth_monitor::resident_model_bytes(&name, bytes);
+        }
     }
 
     fn retire(&self, old: Arc<LiveRevision>) {

@@ -1,5 +1,6 @@
 //! A revision ready to answer, and the way of a request through it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -159,10 +160,15 @@ impl LiveRevision {
         }
     }
 
+    /// The models that it keeps open, those bound twice once.
+    pub(crate) fn models(&self) -> HashMap<&str, &Arc<Model>> {
+        let bound = self.variants.iter().flat_map(|variant| &variant.models);
+        bound.map(|(_, model)| (model.name(), model)).collect()
+    }
+
     /// Bytes of the models that it keeps open.
     pub fn resident_bytes(&self) -> u64 {
-        let models = self.variants.iter().flat_map(|variant| &variant.models);
-        models.map(|(_, model)| model.resident_bytes()).sum()
+        self.models().values().map(|model| model.resident_bytes()).sum()
     }
 
     /// What a variant takes and answers; without a name, the first one.
@@ -212,6 +218,7 @@ impl LiveRevision {
         let id = PredictionId::new();
         let prediction = id.to_string();
         let Ok(_admitted) = self.admission.requests.try_acquire() else {
+            berth_monitor::refused(self.endpoint.as_str());
             return Outcome { prediction, variant: None, result: Err(RequestError::Overloaded) };
         };
         let arm = match &incoming.variant {

@@ -45,7 +45,7 @@ pub mod router {
         with: {
             "berth:plugin/types@0.1.0": super::processor::berth::plugin::types,
             "berth:plugin/observing@0.1.0": super::policy::berth::plugin::observing,
-            "berth:plugin/evaluating@0.1.0": super::policy::exports::berth::plugin::evaluating,
+            "berth:plugin/planning@0.1.0": super::policy::berth::plugin::planning,
         },
         generate_all,
         pub_export_macro: true,

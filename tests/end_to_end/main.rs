@@ -1,0 +1,35 @@
+//! The real binary with real plugins and models, driven over HTTP and by its command line.
+//!
+//! - [`accuracy`]: pictures through the whole path
+//! - [`answers`]: the headers of every answer
+//! - [`command_line`]: the verbs, their output and their exit codes
+//! - [`datatypes`]: tensors of every datatype
+//! - [`durability`]: kills, broken files
+//! - [`guests`]: every guest has a test
+//! - [`overload`]: more than the host takes on at once
+//! - [`policies`]: policies and routers that fail
+//! - [`processors`]: processors that fail, and what the others see
+//! - [`protocol`]: the data port, and what it refuses
+//! - [`refusals`]: files that are refused
+//! - [`revisions`]: changes under traffic
+//! - [`routing`]: which variant answers
+//! - [`shutdown`]: signals
+//! - [`support`]: the host under test, a client, small models
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod accuracy;
+mod answers;
+mod command_line;
+mod datatypes;
+mod durability;
+mod guests;
+mod overload;
+mod policies;
+mod processors;
+mod protocol;
+mod refusals;
+mod revisions;
+mod routing;
+mod shutdown;
+mod support;
