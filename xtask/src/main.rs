@@ -4,10 +4,12 @@
 //! - [`build`]: the binary and the plugins
 //! - [`test`], [`check`]: what continuous integration runs
 //! - [`demo`], [`load`]: the main job, shown and measured on a real host
+//! - [`bench`]: what the host adds to a request, measured by itself
 //! - [`workspace`]: folders, cargo, progress lines
 //! - [`host`], [`http`], [`traffic`], [`pictures`]: what demo and load stand on
 #![expect(clippy::print_stdout, reason = "a command-line program prints its results")]
 
+mod bench;
 mod build;
 mod check;
 mod demo;
@@ -38,6 +40,8 @@ enum Command {
     Build(build::Build),
     /// Build everything and run every test
     Test(test::Test),
+    /// Measure what the host adds to a request: arms, routers, instances
+    Bench(bench::Bench),
     /// Check formatting and lints
     Check,
     /// Set everything up, serve the digits example and change it under traffic
@@ -51,6 +55,7 @@ fn main() -> std::process::ExitCode {
         Command::Onnxruntime => onnxruntime::run(),
         Command::Build(build) => build.run().map(drop),
         Command::Test(test) => test.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Check => check::run(),
         Command::Demo(demo) => demo.run(),
         Command::Load(load) => load.run(),

@@ -103,8 +103,7 @@ async fn alias<T: catalog::Versioned>(
     Path((name, alias)): Path<(String, String)>,
     Query(options): Query<Options>,
 ) -> Answer {
-    let version =
-        options.version.ok_or_else(|| ControlError::Conflict("give ?version=N".into()))?;
+    let version = options.version.ok_or_else(|| ControlError::Invalid("give ?version=N".into()))?;
     catalog::set_alias::<T>(
         admin.host.store(),
         &name.parse()?,
@@ -201,7 +200,7 @@ async fn keep(host: &Host, mut body: Body, most: u64) -> Result<(Digest, u64), C
     let mut writer = tokio::task::block_in_place(|| host.store().blob_writer(most))?;
     while let Some(frame) = body.frame().await {
         let frame = frame
-            .map_err(|problem| ControlError::Conflict(format!("the body broke off: {problem}")))?;
+            .map_err(|problem| ControlError::Invalid(format!("the body broke off: {problem}")))?;
         if let Ok(piece) = frame.into_data() {
             tokio::task::block_in_place(|| writer.write(&piece))?;
         }

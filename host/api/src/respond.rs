@@ -1,7 +1,7 @@
 //! Answers, errors and their status codes.
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
@@ -32,7 +32,7 @@ pub(crate) fn request_status(error: &RequestError) -> StatusCode {
         RequestError::Forbidden(_) => StatusCode::FORBIDDEN,
         RequestError::Invalid(_) => StatusCode::BAD_REQUEST,
         RequestError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        RequestError::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+        RequestError::Timeout(_) | RequestError::CpuTime(_) => StatusCode::GATEWAY_TIMEOUT,
         RequestError::Unavailable(_) | RequestError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
@@ -53,7 +53,8 @@ impl IntoResponse for ControlFailure {
             ControlError::Spec(_)
             | ControlError::Reference(_)
             | ControlError::Plugin { .. }
-            | ControlError::Model { .. }
+            | ControlError::Model(_)
+            | ControlError::Invalid(_)
             | ControlError::Processor { .. }
             | ControlError::Policy { .. } => StatusCode::BAD_REQUEST,
             ControlError::Conflict(_) => StatusCode::CONFLICT,
@@ -86,9 +87,21 @@ pub(crate) async fn identify(mut request: Request, next: Next) -> Response<Body>
         HeaderValue::try_from(made).unwrap_or(HeaderValue::from_static("-"))
     });
     request.extensions_mut().insert(RequestId(id.clone()));
-    let mut response = next.run(request).await;
+    let mut response = in_json(next.run(request).await).await;
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// Puts the framework's own refusals, which are plain text, into the form of all others.
+async fn in_json(response: Response) -> Response {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let plain = kind.is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if !plain || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let text = to_bytes(response.into_body(), 4 << 10).await.unwrap_or_default();
+    error(status, &String::from_utf8_lossy(&text))
 }
 
 /// No such path.

@@ -49,7 +49,9 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("berth: {error:#}");
+            // One line: a trap's stack is in the host's log.
+            let message = format!("{error:#}");
+            eprintln!("berth: {}", message.lines().next().unwrap_or("failed"));
             ExitCode::FAILURE
         }
     }

@@ -5,6 +5,7 @@
 //! wasmtime trusts it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -71,7 +72,9 @@ impl Engines {
             .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
         let compile = start.elapsed();
         let partial = file.with_extension("partial");
-        std::fs::write(&partial, &code)?;
+        let mut written = std::fs::File::create(&partial)?;
+        written.write_all(&code)?;
+        written.sync_all()?;
         std::fs::rename(&partial, &file)?;
         let start = Instant::now();
         let component = load(engine, &file)

@@ -24,7 +24,7 @@ pub struct Request {
     pub outputs: Vec<String>,
     /// The values of the endpoint's declared attributes.
     pub attributes: Vec<(String, String)>,
-    /// The W3C `traceparent` of the host's span, when there is one.
+    /// The W3C `traceparent` under which the call stands, when there is one.
     pub trace_context: Option<String>,
 }
 

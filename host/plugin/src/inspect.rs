@@ -110,7 +110,7 @@ pub enum LoadError {
         /// The ABI of the manifest.
         found: String,
     },
-    /// It asks for more than the operator allows.
+    /// It is larger than what is compiled.
     #[error("{0}")]
     TooLarge(String),
     /// It does not compile or link.

@@ -32,4 +32,6 @@ pub use guest_log::Level;
 pub use inspect::{Inspection, Kind, LoadError, Manifest};
 pub use observing::{Measure, Observation, Subject};
 pub use policy::{Decision, Evaluation, Plan, Policy, PolicyError, Routers, Share};
-pub use processor::{Bindings, Call, CallError, CreateError, Processor, Sink, Trap, Usage};
+pub use processor::{
+    Bindings, BoundModel, Call, CallError, CreateError, Processor, Sink, Trap, Usage,
+};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_inference::{InferenceError, Model};
+use berth_inference::InferenceError;
 use berth_tensor::{DataType, NamedTensor, Tensor, TensorType};
 use tokio::task::JoinHandle;
 use wasmtime::component::{Linker, Resource};
@@ -12,10 +12,11 @@ use crate::bindings::processor::berth::plugin::model::{
 };
 use crate::bindings::processor::berth::plugin::types;
 use crate::exchange::slice;
+use crate::processor::BoundModel;
 use crate::state::{OverHostBytes, State};
 
 /// A model as the guest holds it.
-pub struct OpenModel(Arc<Model>);
+pub struct OpenModel(BoundModel);
 
 /// An inference under way. Dropping it gives it up.
 pub struct Started(Option<Task>);
@@ -33,7 +34,7 @@ const INFERENCES: usize = 64;
 
 impl Host for State {
     fn roles(&mut self) -> wasmtime::Result<Vec<String>> {
-        Ok(self.bindings.models.iter().map(|(role, _)| role.clone()).collect())
+        Ok(self.bindings.models.iter().map(|bound| bound.role.clone()).collect())
     }
 }
 
@@ -85,16 +86,16 @@ impl HostTensor for State {
 
 impl HostModel for State {
     fn open(&mut self, role: String) -> wasmtime::Result<Result<Resource<OpenModel>, Error>> {
-        Ok(match self.role(&role) {
+        Ok(match self.role(&role).cloned() {
             Ok(model) => Ok(self.table.push(OpenModel(model))?),
             Err(message) => Err(Error::Denied(message)),
         })
     }
 
     fn describe(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<Description> {
-        let model = &self.table.get(&model)?.0;
+        let BoundModel { name, model, .. } = &self.table.get(&model)?.0;
         Ok(Description {
-            name: model.name().to_owned(),
+            name: name.clone(),
             inputs: model.inputs().iter().map(type_to_wit).collect(),
             outputs: model.outputs().iter().map(type_to_wit).collect(),
             properties: model.properties().to_vec(),
@@ -107,7 +108,7 @@ impl HostModel for State {
         inputs: Vec<(String, Resource<Tensor>)>,
         outputs: Vec<String>,
     ) -> wasmtime::Result<Result<Resource<Started>, Error>> {
-        let model = Arc::clone(&self.table.get(&model)?.0);
+        let model = Arc::clone(&self.table.get(&model)?.0.model);
         if self.account.inferences >= INFERENCES {
             return Ok(Err(Error::Denied(format!(
                 "a request has at most {INFERENCES} inferences under way"
@@ -141,7 +142,10 @@ impl HostInference for State {
         let result = clock.wait(&mut task.0).await;
         self.account.inferences -= 1;
         let outputs = match result {
-            Ok(Ok(outputs)) => outputs,
+            Ok(Ok(outputs)) => {
+                self.failed_inference = None;
+                outputs
+            }
             Ok(Err(error)) => {
                 let seen = error_to_wit(&error);
                 self.failed_inference = Some(error);

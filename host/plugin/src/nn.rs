@@ -11,6 +11,7 @@ use bytes::Bytes;
 use wasmtime::component::{Linker, Resource, ResourceTableError};
 
 use crate::bindings::processor::wasi::nn::{errors, graph, inference, tensor};
+use crate::processor::BoundModel;
 use crate::state::{OverHostBytes, State};
 
 use errors::ErrorCode;
@@ -52,12 +53,12 @@ impl NnTensor {
 
 impl State {
     /// The model bound to a role, or a sentence that says that none is.
-    pub(crate) fn role(&self, role: &str) -> Result<Arc<Model>, String> {
+    pub(crate) fn role(&self, role: &str) -> Result<&BoundModel, String> {
         let models = &self.bindings.models;
-        match models.iter().find(|(name, _)| name == role) {
-            Some((_, model)) => Ok(Arc::clone(model)),
+        match models.iter().find(|bound| bound.role == role) {
+            Some(bound) => Ok(bound),
             None => {
-                let bound: Vec<&str> = models.iter().map(|(name, _)| name.as_str()).collect();
+                let bound: Vec<&str> = models.iter().map(|bound| bound.role.as_str()).collect();
                 Err(format!(
                     "no model is bound to the role {role:?}; bound are: {}",
                     bound.join(", ")
@@ -147,7 +148,7 @@ impl graph::Host for State {
         &mut self,
         name: String,
     ) -> wasmtime::Result<Result<Resource<Graph>, Resource<NnError>>> {
-        match self.role(&name) {
+        match self.role(&name).map(|bound| Arc::clone(&bound.model)) {
             Ok(model) => Ok(Ok(self.table.push(Graph(model))?)),
             Err(message) => self.nn_error(ErrorCode::Security, message),
         }
@@ -197,7 +198,10 @@ impl inference::HostGraphExecutionContext for State {
         let clock = Arc::clone(&self.account.cpu);
         let outputs = clock.wait(model.run(&named, &[], self.deadline)).await;
         let outputs = match outputs {
-            Ok(outputs) => outputs,
+            Ok(outputs) => {
+                self.failed_inference = None;
+                outputs
+            }
             Err(error) => {
                 let (code, data) = (code(&error), error.to_string());
                 self.failed_inference = Some(error);

@@ -34,8 +34,10 @@ const PLAN: usize = 64 << 10;
 /// One decision in this many is run again on a fresh instance.
 const RECHECK: u64 = 1024;
 
-/// Routers kept warm for each plan.
-const WARM: usize = 16;
+/// Routers kept warm for each plan: as many as threads can ask at once.
+fn warm() -> usize {
+    std::thread::available_parallelism().map_or(16, usize::from) + 4
+}
 
 /// The most fallbacks or shadows that a decision names.
 const NAMED: usize = 16;
@@ -317,7 +319,7 @@ impl Policy {
             policy: Arc::clone(self),
             observation: Arc::clone(observation),
             plan: plan.clone(),
-            warm: ArrayQueue::new(WARM),
+            warm: ArrayQueue::new(warm()),
             decisions: AtomicU64::new(0),
             quarantined: AtomicBool::new(false),
         };

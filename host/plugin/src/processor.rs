@@ -38,11 +38,22 @@ pub struct Processor {
 /// What a variant binds for its processor.
 pub struct Bindings {
     /// Models by role.
-    pub models: Vec<(String, Arc<Model>)>,
+    pub models: Vec<BoundModel>,
     /// Assets by name.
     pub assets: Assets,
     /// Where the plugin's lines and numbers go.
     pub sink: Arc<dyn Sink>,
+}
+
+/// A model bound to a role of a variant.
+#[derive(Clone)]
+pub struct BoundModel {
+    /// The role.
+    pub role: String,
+    /// The model's name and version, such as `digits@2`.
+    pub name: String,
+    /// The model. Versions with the same content share it.
+    pub model: Arc<Model>,
 }
 
 /// Takes what a processor logs and measures. Called on the serving thread: must not block.
@@ -125,7 +136,7 @@ pub enum CallError {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{kind}: {detail}")]
 pub struct Trap {
-    /// A word for metrics: `unreachable`, `memory`, `stack`, `exit`, `host` or `trap`.
+    /// A word for metrics: `unreachable`, `memory`, `stack`, `fuel`, `exit`, `host` or `trap`.
     pub kind: &'static str,
     /// What is known, with the guest's last words and its stack; for the log.
     pub detail: String,
@@ -335,13 +346,11 @@ fn is_pool_exhausted(error: &wasmtime::Error) -> bool {
 
 /// Who is to blame for an error that the guest returned.
 fn failed(state: &mut State, error: processing::Error) -> CallError {
-    match state.failed_inference.take() {
-        Some(InferenceError::Overloaded) => CallError::Overloaded,
-        Some(InferenceError::Timeout) => CallError::Timeout,
-        _ => match error.fault {
-            processing::Fault::Caller => CallError::Caller(error.message),
-            processing::Fault::Plugin => CallError::Plugin(error.message),
-        },
+    match (error.fault, state.failed_inference.take()) {
+        (processing::Fault::Caller, _) => CallError::Caller(error.message),
+        (processing::Fault::Plugin, Some(InferenceError::Overloaded)) => CallError::Overloaded,
+        (processing::Fault::Plugin, Some(InferenceError::Timeout)) => CallError::Timeout,
+        (processing::Fault::Plugin, _) => CallError::Plugin(error.message),
     }
 }
 

@@ -97,7 +97,7 @@ fn request_path(criterion: &mut Criterion) {
 
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("tokio starts");
-    let empty = compiled(&engines, "BERTH_GUESTS", "guest-empty");
+    let empty = compiled(&engines, "BERTH_GUESTS", "empty");
     let limits = ProcessorLimits::default();
     let processor =
         Processor::new(&engines, &empty, "empty@1".into(), "{}".into(), limits).expect("it links");

@@ -106,7 +106,7 @@ pub fn set_alias<T: Versioned>(
     note: &Note,
 ) -> Result<(), ControlError> {
     if alias.as_str().bytes().all(|c| c.is_ascii_digit()) {
-        return Err(ControlError::Conflict(format!(
+        return Err(ControlError::Invalid(format!(
             "{alias} reads as a version; give the alias a letter"
         )));
     }

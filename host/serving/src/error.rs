@@ -28,13 +28,8 @@ pub enum ControlError {
         source: LoadError,
     },
     /// A model is refused.
-    #[error("model {model}: {source}")]
-    Model {
-        /// Its name, with its version when it has one.
-        model: String,
-        /// Why.
-        source: Box<OpenError>,
-    },
+    #[error(transparent)]
+    Model(#[from] Box<OpenError>),
     /// A variant's processor cannot be made.
     #[error("variants.{variant}: processor {plugin}: {source}")]
     Processor {
@@ -53,6 +48,9 @@ pub enum ControlError {
         /// Why.
         source: PolicyError,
     },
+    /// What is asked for does not fit; the message says what.
+    #[error("{0}")]
+    Invalid(String),
     /// What is asked for does not fit the state.
     #[error("{0}")]
     Conflict(String),
@@ -85,6 +83,9 @@ pub enum RequestError {
     /// The endpoint has no revision that answers.
     #[error("{0}")]
     Unavailable(String),
+    /// The plugin used up its CPU time.
+    #[error("the plugin used more than its {0} ms of CPU time")]
+    CpuTime(u128),
     /// There is no room now.
     #[error("the host is overloaded; try again later")]
     Overloaded,
@@ -99,6 +100,7 @@ impl RequestError {
             Self::Invalid(_) => "invalid",
             Self::Failed(_) => "failed",
             Self::Timeout(_) => "timeout",
+            Self::CpuTime(_) => "cpu",
             Self::Unavailable(_) => "unavailable",
             Self::Overloaded => "overloaded",
         }
@@ -110,7 +112,7 @@ impl RequestError {
         match error {
             CallError::Caller(message) => Self::Invalid(message.clone()),
             CallError::Timeout => Self::Timeout(timeout_ms),
-            CallError::Cpu(_) => Self::Timeout(timeout_ms),
+            CallError::Cpu(limit) => Self::CpuTime(limit.as_millis()),
             CallError::Overloaded => Self::Overloaded,
             CallError::Plugin(_) => {
                 Self::Failed(format!("the plugin failed; the log has it under {prediction}"))

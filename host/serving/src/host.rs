@@ -27,6 +27,12 @@ use crate::spec::{EndpointSpec, PolicySpec, SpecError, VariantSpec};
 /// When a request is given up, unless the endpoint says otherwise.
 const TIMEOUT_MS: u64 = 30_000;
 
+/// Why an endpoint does not answer yet.
+const PREPARING: &str = "it is being prepared";
+
+/// The most revisions that stay warm only for rollbacks.
+const BAKING: usize = 64;
+
 /// Changes to an endpoint that its history shows.
 const HISTORY: usize = 200;
 
@@ -167,10 +173,12 @@ impl Host {
     pub async fn restore(self: &Arc<Self>) -> Result<(), ControlError> {
         let control = Arc::clone(&self.control).lock_owned().await;
         let mut unfinished = Vec::new();
-        for (name, record) in self.records()? {
-            self.change(|snapshot| {
-                snapshot.waiting.insert(name.clone(), "it is being prepared".into());
-            });
+        let records = self.records()?;
+        self.change(|snapshot| {
+            let waiting = records.iter().map(|(name, _)| (name.clone(), PREPARING.to_owned()));
+            snapshot.waiting.extend(waiting);
+        });
+        for (name, record) in records {
             if let Some(digest) = record.live {
                 let prepared = match self.revision(digest) {
                     Ok(revision) => {
@@ -325,7 +333,11 @@ impl Host {
             })
         })?;
         let revision = self.revision(digest)?;
-        self.apply_revision(revision, note, wait, control).await
+        let why = match record.live {
+            Some(live) if note.why.is_empty() => format!("rollback from {}", live.short()),
+            _ => note.why,
+        };
+        self.apply_revision(revision, Note { why, ..note }, wait, control).await
     }
 
     /// Takes an endpoint away. Requests under way finish.
@@ -387,13 +399,13 @@ impl Host {
     pub fn sweep(&self) {
         let expired = {
             let mut baking = self.baking.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut bytes: u64 = baking.iter().map(|(_, old)| old.resident_bytes()).sum();
             let mut expired = Vec::new();
-            while let Some((since, old)) = baking.front() {
-                if since.elapsed() < self.options.bake && bytes <= self.options.bake_bytes {
+            while let Some((since, _)) = baking.front() {
+                let fresh = since.elapsed() < self.options.bake;
+                if fresh && baking.len() <= BAKING && kept_bytes(&baking) <= self.options.bake_bytes
+                {
                     break;
                 }
-                bytes -= old.resident_bytes();
                 expired.extend(baking.pop_front());
             }
             expired
@@ -428,6 +440,10 @@ impl Host {
         {
             applied.changed = false;
             applied.state = EndpointState::Live;
+            if let Some(record) = record.filter(|record| record.state != EndpointState::Live) {
+                // What was applied in between has failed; this settles it.
+                self.note_outcome(&name, live, digest, None, record.evaluation, note)?;
+            }
             return Ok(applied);
         }
         let record = EndpointRecord {
@@ -444,7 +460,7 @@ impl Host {
         self.store().commit(None, &changes, &note)?;
         if live.is_none() {
             self.change(|snapshot| {
-                snapshot.waiting.insert(name.clone(), "it is being prepared".into());
+                snapshot.waiting.insert(name.clone(), PREPARING.into());
             });
         }
         // The work goes on when the operator's connection breaks.
@@ -478,6 +494,11 @@ impl Host {
                 Ok(start.elapsed())
             }
             Err(error) => {
+                tracing::warn!(
+                    endpoint = name.as_str(),
+                    revision = digest.short(),
+                    "not live: {error}"
+                );
                 let problem = error.to_string();
                 let before = self.record(name)?.and_then(|record| record.evaluation);
                 self.note_outcome(name, live, digest, Some(problem.clone()), before, note)?;
@@ -530,8 +551,8 @@ impl Host {
         let next = Arc::new(next);
         self.snapshot.store(Arc::clone(&next));
         let resident = |snapshot: &Snapshot| -> HashMap<String, u64> {
-            let models = snapshot.live.values().flat_map(|live| live.models());
-            models.map(|(name, model)| (name.to_owned(), model.resident_bytes())).collect()
+            let models = snapshot.live.values().flat_map(|live| live.bound());
+            models.map(|bound| (bound.name.clone(), bound.model.resident_bytes())).collect()
         };
         let open = resident(&next);
         for name in resident(&now).keys().filter(|name| !open.contains_key(*name)) {
@@ -703,6 +724,14 @@ impl Host {
         let fresh = new.into_iter().filter(|import| !old.contains(import));
         fresh.map(|import| format!("variant {}: newly imports {import}", after.name)).collect()
     }
+}
+
+/// Bytes of the models that replaced revisions keep open, those that they share once.
+fn kept_bytes(baking: &VecDeque<(Instant, Arc<LiveRevision>)>) -> u64 {
+    let models = baking.iter().flat_map(|(_, old)| old.models());
+    let distinct: HashMap<_, _> =
+        models.map(|model| (Arc::as_ptr(model), model.resident_bytes())).collect();
+    distinct.values().sum()
 }
 
 fn no_endpoint(name: &Name) -> ControlError {

@@ -1,6 +1,5 @@
 //! A revision ready to answer, and the way of a request through it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,7 +7,9 @@ use std::time::{Duration, Instant};
 use berth_inference::{InferenceError, Model};
 use berth_monitor::{EndpointMetrics, PluginMetrics};
 use berth_plugin::processor::Signature;
-use berth_plugin::{Bindings, Body, Call, CallError, Processor, Reply, Request, Routers, Subject};
+use berth_plugin::{
+    Bindings, Body, BoundModel, Call, CallError, Processor, Reply, Request, Routers, Subject,
+};
 use berth_tensor::{Digest, Name, NamedTensor, TensorType};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -54,7 +55,7 @@ pub(crate) enum Routing {
 pub struct LiveVariant {
     pub(crate) name: Name,
     pub(crate) way: Way,
-    pub(crate) models: Vec<(String, Arc<Model>)>,
+    pub(crate) models: Vec<BoundModel>,
     pub(crate) metrics: EndpointMetrics,
 }
 
@@ -160,15 +161,14 @@ impl LiveRevision {
         }
     }
 
-    /// The models that it keeps open, those bound twice once.
-    pub(crate) fn models(&self) -> HashMap<&str, &Arc<Model>> {
-        let bound = self.variants.iter().flat_map(|variant| &variant.models);
-        bound.map(|(_, model)| (model.name(), model)).collect()
+    /// The models that its variants bind.
+    pub(crate) fn bound(&self) -> impl Iterator<Item = &BoundModel> {
+        self.variants.iter().flat_map(|variant| &variant.models)
     }
 
-    /// Bytes of the models that it keeps open.
-    pub fn resident_bytes(&self) -> u64 {
-        self.models().values().map(|model| model.resident_bytes()).sum()
+    /// The models that it keeps open; one that is bound twice comes twice.
+    pub(crate) fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
+        self.bound().map(|bound| &bound.model)
     }
 
     /// What a variant takes and answers; without a name, the first one.
@@ -177,10 +177,8 @@ impl LiveRevision {
             None => &self.variants[0],
             Some(name) => &self.variants[self.find(name)?],
         };
-        let models = variant
-            .models
-            .iter()
-            .map(|(role, model)| (format!("model:{role}"), model.name().to_owned()));
+        let models = variant.models.iter();
+        let models = models.map(|bound| (format!("model:{}", bound.role), bound.name.clone()));
         let mut parts: Vec<(String, String)> = models.collect();
         Ok(match &variant.way {
             Way::Model(model) => Metadata {
@@ -317,6 +315,9 @@ impl LiveRevision {
                 }
             },
             Way::Processor { processor, signature, bindings, metrics } => {
+                if let Body::Tensors(inputs) = &incoming.body {
+                    check_inputs(inputs, signature)?;
+                }
                 let Ok(_instance) = self.admission.instances.try_acquire() else {
                     return Err(RequestError::Overloaded);
                 };
@@ -335,7 +336,9 @@ impl LiveRevision {
                     deadline,
                 };
                 let (result, usage) = processor.process(call).await;
-                metrics.instantiated(usage.instantiate);
+                if usage.instantiate > Duration::ZERO {
+                    metrics.instantiated(usage.instantiate);
+                }
                 let result = result.and_then(|reply| check_reply(reply, signature, wants_tensors));
                 result.map_err(|error| {
                     if let CallError::Trap(trap) = &error {
@@ -359,6 +362,24 @@ impl LiveRevision {
             }
         }
     }
+}
+
+/// Refuses tensors that the processor's signature does not take.
+fn check_inputs(inputs: &[NamedTensor], signature: &Signature) -> Result<(), RequestError> {
+    if signature.inputs.is_empty() {
+        return Ok(());
+    }
+    for NamedTensor { name, tensor } in inputs {
+        let taken = signature.inputs.iter().find(|input| input.name == *name);
+        let problem = match taken {
+            Some(taken) => taken.mismatch(tensor),
+            None => Some("the processor takes no such input".to_owned()),
+        };
+        if let Some(problem) = problem {
+            return Err(RequestError::Invalid(format!("input {name:?}: {problem}")));
+        }
+    }
+    Ok(())
 }
 
 fn check_reply(

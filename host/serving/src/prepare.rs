@@ -10,8 +10,8 @@ use berth_monitor::{EndpointMetrics, PluginMetrics};
 use berth_plugin::engine::Engines;
 use berth_plugin::observing::Arm;
 use berth_plugin::{
-    Asset, Bindings, CallError, Compiled, CreateError, Evaluation, Level, LoadError, Observation,
-    Policy, Processor, ProcessorLimits,
+    Asset, Bindings, BoundModel, CallError, Compiled, CreateError, Evaluation, LoadError,
+    Observation, Policy, Processor, ProcessorLimits, Sink as _,
 };
 use berth_store::Store;
 use berth_tensor::Digest;
@@ -88,10 +88,7 @@ impl Workshop {
         self.models.get_or_make(digest, || {
             self.store.blob_verify(&digest)?;
             let opened = self.runtime.open(name, &self.store.blob_path(&digest));
-            opened.map_err(|source| ControlError::Model {
-                model: name.to_owned(),
-                source: Box::new(source),
-            })
+            opened.map_err(|source| Box::new(source).into())
         })
     }
 
@@ -166,7 +163,9 @@ impl Workshop {
         let (workshop, pinned) = (Arc::clone(self), variant.clone());
         let (models, assets, component) = blocking(move || {
             let models = pinned.models.iter().map(|(role, model)| {
-                Ok((role.clone(), workshop.model(&model.to_string(), model.digest)?))
+                let (role, name) = (role.clone(), model.to_string());
+                let model = workshop.model(&name, model.digest)?;
+                Ok(BoundModel { role, name, model })
             });
             let models = models.collect::<Result<Vec<_>, ControlError>>()?;
             let assets = pinned
@@ -185,7 +184,7 @@ impl Workshop {
         let endpoint = revision.endpoint.as_str();
         let way = match (&variant.processor, component) {
             (Some(plugin), Some(component)) => {
-                check_wants(variant, &component)?;
+                check_wants(revision, variant, &component)?;
                 let bindings = Arc::new(Bindings {
                     models: models.clone(),
                     assets,
@@ -198,7 +197,7 @@ impl Workshop {
                 self.processor(variant, plugin, &component, bindings).await?
             }
             _ => match models.first() {
-                Some((_, model)) => Way::Model(Arc::clone(model)),
+                Some(bound) => Way::Model(Arc::clone(&bound.model)),
                 None => {
                     let key = format!("variants.{}.models", variant.name);
                     return Err(SpecError::new(key, "there is neither processor nor model").into());
@@ -256,8 +255,9 @@ impl Workshop {
     ) -> Result<(Routing, Evaluation), ControlError> {
         let name = pinned.policy.to_string();
         let component = self.component(&name, pinned.policy.digest)?;
-        let plugin = name.clone();
-        let log = Arc::new(move |level, message: &str| log_policy(&plugin, level, message));
+        check_attributes(revision, &component)?;
+        let sink = VariantSink::new(revision.endpoint.as_str(), "", &name);
+        let log = Arc::new(move |level, message: &str| sink.log(level, message));
         let policy = Policy::new(&self.engines, &component, name.clone(), log);
         let policy = policy.map_err(|source| match source {
             LoadError::UnknownWorld { found, .. } => {
@@ -294,8 +294,13 @@ impl Workshop {
 }
 
 /// Compares what a variant binds with what the plugin's manifest says that it uses.
-fn check_wants(variant: &PinnedVariant, component: &Compiled) -> Result<(), ControlError> {
+fn check_wants(
+    revision: &Revision,
+    variant: &PinnedVariant,
+    component: &Compiled,
+) -> Result<(), ControlError> {
     let manifest = &component.inspection.manifest;
+    check_attributes(revision, component)?;
     let key = |part: &str| format!("variants.{}.{part}", variant.name);
     if let Some(role) = manifest.roles.iter().find(|role| !variant.models.contains_key(*role)) {
         let problem = format!("the processor uses the role {role:?}: bind it to a model");
@@ -312,6 +317,20 @@ fn check_wants(variant: &PinnedVariant, component: &Compiled) -> Result<(), Cont
         return Err(SpecError::new(key("assets"), problem).into());
     }
     Ok(())
+}
+
+/// Refuses an endpoint that does not declare what the plugin's manifest says that it looks at.
+fn check_attributes(revision: &Revision, component: &Compiled) -> Result<(), ControlError> {
+    let manifest = &component.inspection.manifest;
+    let missing =
+        manifest.attributes.iter().find(|name| !revision.attributes.contains_key(name.as_str()));
+    match missing {
+        None => Ok(()),
+        Some(name) => {
+            let problem = format!("{} looks at {name:?}: declare it", manifest.name);
+            Err(SpecError::new("attributes", problem).into())
+        }
+    }
 }
 
 fn observation(revision: &Revision, config: &Map<String, Value>) -> Observation {
@@ -332,15 +351,6 @@ fn observation(revision: &Revision, config: &Map<String, Value>) -> Observation 
 
 fn dotted(path: &str, key: &str) -> String {
     if key.is_empty() { path.to_owned() } else { format!("{path}.{key}") }
-}
-
-fn log_policy(plugin: &str, level: Level, message: &str) {
-    match level {
-        Level::Error => tracing::error!(target: "plugin", plugin, "{message}"),
-        Level::Warn => tracing::warn!(target: "plugin", plugin, "{message}"),
-        Level::Info => tracing::info!(target: "plugin", plugin, "{message}"),
-        Level::Debug => tracing::debug!(target: "plugin", plugin, "{message}"),
-    }
 }
 
 /// Runs work that blocks on a thread that may.

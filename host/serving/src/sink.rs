@@ -10,7 +10,7 @@ use berth_plugin::{Level, Sink};
 /// Lines that a plugin may log in a second, per variant.
 const LINES: u32 = 100;
 
-/// A variant's sink: the log through tracing, the numbers through the monitor.
+/// A variant's sink, or with an empty variant that of the endpoint's policy: the log through tracing, the numbers through the monitor.
 pub(crate) struct VariantSink {
     endpoint: String,
     variant: String,
