@@ -81,6 +81,7 @@ fn push(host: &Host, metadata: &Metadata) -> Result<()> {
         ("plugin", "image-classifier", plugins.join("image-classifier.wasm")),
         ("plugin", "image-classifier", plugins.join("image-classifier-small.wasm")),
         ("plugin", "weighted", plugins.join("weighted.wasm")),
+        ("plugin", "targeting", plugins.join("targeting.wasm")),
     ] {
         show(host, &[kind, "push", name, &typed(&file)])?;
     }
