@@ -78,6 +78,7 @@ impl Engines {
     /// Makes the engines and starts the clock.
     pub fn new(options: EngineOptions) -> Result<Arc<Self>, EngineError> {
         make_private_folder(&options.cache)
+            .and_then(|()| remove_partial(&options.cache))
             .map_err(|source| EngineError::Cache { folder: options.cache.clone(), source })?;
         let wrong = |error: wasmtime::Error| EngineError::Engine(format!("{error:#}"));
         let (processors, pooled) = match Engine::new(&processor_config(Some(&options))) {
@@ -279,5 +280,16 @@ fn make_private_folder(folder: &std::path::Path) -> std::io::Result<()> {
     builder.create(folder)?;
     #[cfg(unix)]
     std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    Ok(())
+}
+
+/// Removes what a crash left half-written.
+fn remove_partial(folder: &std::path::Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "partial") {
+            std::fs::remove_file(path)?;
+        }
+    }
     Ok(())
 }

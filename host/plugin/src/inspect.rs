@@ -231,6 +231,10 @@ struct Surface {
 
 impl Surface {
     fn read(bytes: &[u8]) -> Result<Self, LoadError> {
+        // The parser's own message about this takes many lines.
+        if !bytes.starts_with(b"\0asm") {
+            return Err(LoadError::NotAComponent("it does not begin as WebAssembly does".into()));
+        }
         let wrong =
             |error: wasmparser::BinaryReaderError| LoadError::NotAComponent(error.to_string());
         let mut surface = Self { imports: Vec::new(), exports: Vec::new(), manifest: None };

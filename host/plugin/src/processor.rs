@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_inference::{InferenceError, Model};
-use berth_tensor::TensorType;
+use berth_tensor::{Digest, TensorType};
 use bytes::Bytes;
 use tokio::time::timeout_at;
 use wasmtime::component::{Resource, ResourceAny, ResourceTable};
@@ -29,6 +29,7 @@ const HANDLES: usize = 4096;
 /// A compiled processor under one configuration.
 pub struct Processor {
     engines: Arc<Engines>,
+    compiled: Arc<Compiled>,
     pre: ProcessorPre<State>,
     name: String,
     config: String,
@@ -163,7 +164,7 @@ impl Processor {
     /// is a JSON object, `limits` are cut to the operator's.
     pub fn new(
         engines: &Arc<Engines>,
-        compiled: &Compiled,
+        compiled: &Arc<Compiled>,
         name: String,
         config: String,
         limits: ProcessorLimits,
@@ -183,12 +184,24 @@ impl Processor {
             cpu: limits.cpu.min(most.cpu),
             host_bytes: limits.host_bytes.min(most.host_bytes),
         };
-        Ok(Self { engines: Arc::clone(engines), pre, name, config, limits })
+        Ok(Self {
+            engines: Arc::clone(engines),
+            compiled: Arc::clone(compiled),
+            pre,
+            name,
+            config,
+            limits,
+        })
     }
 
     /// The plugin's name and version.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The sha256 of the component.
+    pub fn digest(&self) -> Digest {
+        self.compiled.digest
     }
 
     /// Makes the processor once, to see whether its configuration fits and what it takes. Uses the

@@ -100,7 +100,8 @@ fn request_path(criterion: &mut Criterion) {
     let empty = compiled(&engines, "BERTH_GUESTS", "empty");
     let limits = ProcessorLimits::default();
     let processor =
-        Processor::new(&engines, &empty, "empty@1".into(), "{}".into(), limits).expect("it links");
+        Processor::new(&engines, &Arc::new(empty), "empty@1".into(), "{}".into(), limits)
+            .expect("it links");
     let bindings =
         Arc::new(Bindings { models: Vec::new(), assets: Vec::new(), sink: Arc::new(Silent) });
     let request = Arc::new(Request {

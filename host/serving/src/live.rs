@@ -351,6 +351,7 @@ impl LiveRevision {
                             endpoint = self.endpoint.as_str(),
                             variant = variant.name.as_str(),
                             plugin = processor.name(),
+                            digest = processor.digest().short(),
                             revision = self.id,
                             prediction,
                             request = request.id,

@@ -212,7 +212,7 @@ impl Workshop {
         &self,
         variant: &PinnedVariant,
         plugin: &Pinned,
-        component: &Compiled,
+        component: &Arc<Compiled>,
         bindings: Arc<Bindings>,
     ) -> Result<Way, ControlError> {
         let name = plugin.to_string();
