@@ -71,7 +71,14 @@ impl Client {
     }
 
     fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.admin.trim_start_matches("http://").trim_end_matches('/'))
+        let host = self.admin.trim_start_matches("http://").trim_end_matches('/');
+        // What is no name goes to the host as it was given: the host says what is wrong with it.
+        let plain = |c: u8| c.is_ascii_alphanumeric() || b"-_.~/@".contains(&c);
+        let path = path.bytes().map(|c| match plain(c) {
+            true => char::from(c).to_string(),
+            false => format!("%{c:02X}"),
+        });
+        format!("http://{host}{}", path.collect::<String>())
     }
 
     fn answer(&self, sent: Result<Response<Body>, ureq::Error>) -> anyhow::Result<Value> {

@@ -4,13 +4,15 @@
 //! - [`engine`]: the two engines, their limits and the clock that interrupts guests
 //! - [`compile`]: compilation off the request path and the cache of compiled code
 //! - [`processor`]: processors, a fresh instance for each request
-//! - [`policy`]: policies and routers, pure and metered
+//! - [`policy`], [`router`]: policies, pure and metered, and those that see each request
+//! - [`decision`]: what policies decide, checked
 //! - one file for each WIT interface that the host implements: [`exchange`], [`model`], [`nn`],
 //!   [`assets`], [`guest_log`], [`guest_metrics`], [`observing`], [`wasi`]
 
 pub mod assets;
 mod bindings;
 pub mod compile;
+pub mod decision;
 pub mod engine;
 pub mod exchange;
 pub mod guest_log;
@@ -21,17 +23,20 @@ pub mod nn;
 pub mod observing;
 pub mod policy;
 pub mod processor;
+pub mod router;
 mod state;
 pub mod wasi;
 
 pub use assets::{Asset, Assets};
 pub use compile::{CompileTimes, Compiled};
+pub use decision::{Decision, Evaluation, Plan, PolicyError, Share};
 pub use engine::{EngineError, EngineOptions, Engines, ProcessorLimits};
 pub use exchange::{Body, Reply, Request};
 pub use guest_log::Level;
 pub use inspect::{Inspection, Kind, LoadError, Manifest};
 pub use observing::{Measure, Observation, Subject};
-pub use policy::{Decision, Evaluation, Plan, Policy, PolicyError, Routers, Share};
+pub use policy::Policy;
 pub use processor::{
     Bindings, BoundModel, Call, CallError, CreateError, Processor, Sink, Trap, Usage,
 };
+pub use router::Routers;

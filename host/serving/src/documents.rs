@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use berth_plugin::Evaluation;
 use berth_plugin::Inspection;
-use berth_plugin::policy::Evaluation;
 use berth_tensor::{Digest, Name, TensorType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -6,19 +6,26 @@
 //! - [`prepare`]: from a revision's document to one that answers
 //! - [`live`]: a revision that answers, and the request's way
 //! - [`draw`]: the draw of an arm from shares
-//! - [`host`]: the snapshot, and apply, rollback and delete
+//! - [`host`]: the snapshot that requests see, and how it is swapped
+//! - [`control`]: push, apply, rollback, delete
+//! - `resolve`: from an endpoint file to a revision
+//! - [`view`]: the endpoints as an operator sees them
 
 pub mod catalog;
+pub mod control;
 pub mod documents;
 pub mod draw;
 pub mod error;
 pub mod host;
 pub mod live;
 pub mod prepare;
+mod resolve;
 mod sink;
 pub mod spec;
+pub mod view;
 
+pub use control::Applied;
 pub use error::{ControlError, RequestError};
-pub use host::{Applied, Host, HostOptions};
+pub use host::{Host, HostOptions};
 pub use live::{Incoming, LiveRevision, Metadata, Outcome, PredictionId};
 pub use spec::{AttributeSource, EndpointSpec, PolicySpec, VariantSpec};

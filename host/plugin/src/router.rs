@@ -1,0 +1,119 @@
+//! Routers: policies that see each request, kept warm and called in place.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crossbeam_queue::ArrayQueue;
+use wasmtime::Store;
+use wasmtime::component::{Resource, ResourceAny};
+
+use crate::bindings::policy::exports::berth::plugin::routing;
+use crate::decision::{Decision, Plan, PolicyError, decided};
+use crate::exchange::ONLY;
+use crate::observing::{Observation, Subject};
+use crate::policy::{EVALUATE_FUEL, Policy, PolicyState, refused, stopped, to_wit};
+
+/// Fuel for one routing decision: some hundreds of microseconds.
+const ROUTE_FUEL: u64 = 1_000_000;
+
+/// One decision in this many is run again on a fresh instance.
+const RECHECK: u64 = 1024;
+
+/// Routers kept warm for each plan: as many as threads can ask at once.
+fn warm() -> usize {
+    std::thread::available_parallelism().map_or(16, usize::from) + 4
+}
+
+impl Policy {
+    /// Builds the first router under a plan; none when the policy does not look at requests.
+    pub fn routers(
+        self: &Arc<Self>,
+        observation: &Arc<Observation>,
+        plan: &Plan,
+    ) -> Result<Option<Routers>, PolicyError> {
+        if self.routing.is_none() {
+            return Ok(None);
+        }
+        let routers = Routers {
+            policy: Arc::clone(self),
+            observation: Arc::clone(observation),
+            plan: plan.clone(),
+            warm: ArrayQueue::new(warm()),
+            decisions: AtomicU64::new(0),
+            quarantined: AtomicBool::new(false),
+        };
+        let first = routers.build()?;
+        // The queue is empty, so there is room.
+        drop(routers.warm.push(first));
+        Ok(Some(routers))
+    }
+}
+
+/// The routers of one plan, each used by one request at a time. Taking one is free of locks.
+pub struct Routers {
+    policy: Arc<Policy>,
+    observation: Arc<Observation>,
+    plan: Plan,
+    warm: ArrayQueue<Router>,
+    decisions: AtomicU64,
+    quarantined: AtomicBool,
+}
+
+struct Router {
+    store: Store<PolicyState>,
+    guest: routing::Guest,
+    handle: ResourceAny,
+}
+
+impl Routers {
+    /// Decides on one request. After an error that says impure, every call answers the same.
+    pub fn route(&self, subject: &Subject) -> Result<Decision, PolicyError> {
+        if self.quarantined.load(Ordering::Relaxed) {
+            return Err(PolicyError::Impure);
+        }
+        let mut router = match self.warm.pop() {
+            Some(router) => router,
+            None => self.build()?,
+        };
+        let decision = self.ask(&mut router, subject)?;
+        if self.decisions.fetch_add(1, Ordering::Relaxed).is_multiple_of(RECHECK)
+            && self.ask(&mut self.build()?, subject)? != decision
+        {
+            self.quarantined.store(true, Ordering::Relaxed);
+            return Err(PolicyError::Impure);
+        }
+        // One too many is dropped: the queue is as long as it ever needs to be.
+        drop(self.warm.push(router));
+        Ok(decision)
+    }
+
+    fn ask(&self, router: &mut Router, subject: &Subject) -> Result<Decision, PolicyError> {
+        let Router { store, guest, handle } = router;
+        store.data_mut().subject = subject.clone();
+        store.set_fuel(ROUTE_FUEL).map_err(|error| PolicyError::Failed(error.to_string()))?;
+        match guest.router().call_route(&mut *store, *handle, Resource::new_borrow(ONLY)) {
+            Ok(decision) => decided(decision, self.observation.arms.len()),
+            Err(error) => Err(stopped(store, &error)),
+        }
+    }
+
+    fn build(&self) -> Result<Router, PolicyError> {
+        let policy = &self.policy;
+        let Some(routing) = &policy.routing else {
+            return Err(PolicyError::Failed("it has no router".into()));
+        };
+        let mut store = policy.store(&self.observation, EVALUATE_FUEL)?;
+        let built = (|| {
+            let instance = policy.pre.instantiate(&mut store)?;
+            let guest = routing.load(&mut store, &instance)?;
+            let plan = to_wit(&self.plan);
+            let made = guest.router().call_create(&mut store, Resource::new_borrow(ONLY), &plan)?;
+            Ok((guest, made))
+        })();
+        match built {
+            Ok((guest, Ok(handle))) => Ok(Router { store, guest, handle }),
+            Ok((_, Err(error))) => Err(refused(error)),
+            Err(error) => Err(stopped(&mut store, &error)),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! What changes the endpoints: push, apply, rollback, delete.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use berth_plugin::Evaluation;
+use berth_store::{Change, Note};
+use berth_tensor::{Digest, Name};
+use serde::Serialize;
+use tokio::sync::OwnedMutexGuard;
+
+use crate::catalog::{self, document, read};
+use crate::documents::{
+    ENDPOINT, EndpointRecord, EndpointState, ModelVersion, PluginVersion, REVISION, Revision,
+};
+use crate::error::ControlError;
+use crate::host::{Host, PREPARING};
+use crate::prepare::blocking;
+use crate::spec::EndpointSpec;
+use crate::view::{HISTORY, no_endpoint};
+
+/// What became of an apply, a rollback or a dry run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Applied {
+    /// The endpoint.
+    pub endpoint: Name,
+    /// The revision's id.
+    pub revision: String,
+    /// Whether it differs from the live one.
+    pub changed: bool,
+    /// Where the endpoint stands.
+    pub state: EndpointState,
+    /// What differs from the live revision, a line each.
+    pub changes: Vec<String>,
+    /// How long it took to make it ready, in milliseconds.
+    pub ready_ms: f64,
+}
+
+impl Host {
+    /// Opens a model whose file is in the store, and gives it the next version.
+    pub async fn push_model(
+        &self,
+        name: Name,
+        (digest, bytes): (Digest, u64),
+        note: Note,
+    ) -> Result<ModelVersion, ControlError> {
+        let workshop = Arc::clone(&self.workshop);
+        blocking(move || {
+            let model = workshop.model(name.as_str(), digest)?;
+            let version = ModelVersion {
+                name,
+                version: 0,
+                digest,
+                bytes,
+                pushed_ms: catalog::now_ms(),
+                inputs: model.inputs().to_vec(),
+                outputs: model.outputs().to_vec(),
+                properties: model.properties().to_vec(),
+            };
+            catalog::push(&workshop.store, version, &note)
+        })
+        .await
+    }
+
+    /// Inspects and compiles a component whose file is in the store, and gives it the next version.
+    pub async fn push_plugin(
+        &self,
+        name: Name,
+        (digest, bytes): (Digest, u64),
+        note: Note,
+    ) -> Result<PluginVersion, ControlError> {
+        let workshop = Arc::clone(&self.workshop);
+        blocking(move || {
+            let component = workshop.component(name.as_str(), digest)?;
+            let version = PluginVersion {
+                name,
+                version: 0,
+                digest,
+                bytes,
+                pushed_ms: catalog::now_ms(),
+                inspection: component.inspection.clone(),
+            };
+            catalog::push(&workshop.store, version, &note)
+        })
+        .await
+    }
+
+    /// Applies an endpoint file: commits its revision, makes it ready beside the live one and lets
+    /// it take over. Returns when it is live or has failed; with `wait` unset, once it is committed.
+    pub async fn apply(
+        self: &Arc<Self>,
+        spec: EndpointSpec,
+        note: Note,
+        wait: bool,
+    ) -> Result<Applied, ControlError> {
+        spec.check()?;
+        let control = Arc::clone(&self.control).lock_owned().await;
+        let revision = self.resolve(&spec)?;
+        self.apply_revision(revision, note, wait, control).await
+    }
+
+    /// Does all of an apply but the change: resolves, compiles, opens, configures.
+    pub async fn dry_run(self: &Arc<Self>, spec: EndpointSpec) -> Result<Applied, ControlError> {
+        spec.check()?;
+        let revision = self.resolve(&spec)?;
+        let start = Instant::now();
+        self.workshop.prepare(&revision, None).await?;
+        let record = self.record(&revision.endpoint)?;
+        let live = record.as_ref().and_then(|record| record.live);
+        Ok(Applied {
+            changed: live != Some(revision.digest()),
+            state: record.map_or(EndpointState::Preparing, |record| record.state),
+            changes: self.changes(live, &revision),
+            ready_ms: start.elapsed().as_secs_f64() * 1e3,
+            revision: revision.digest().short(),
+            endpoint: revision.endpoint,
+        })
+    }
+
+    /// Goes back to the revision that was live before, or to the one whose id begins with `to`.
+    pub async fn rollback(
+        self: &Arc<Self>,
+        name: &Name,
+        to: Option<&str>,
+        note: Note,
+        wait: bool,
+    ) -> Result<Applied, ControlError> {
+        let control = Arc::clone(&self.control).lock_owned().await;
+        let record = self.record(name)?.ok_or_else(|| no_endpoint(name))?;
+        let entries = self.store().history(ENDPOINT, name.as_str(), HISTORY)?;
+        let was_live = entries.into_iter().filter_map(|entry| match entry.change {
+            Change::Put { document, .. } => {
+                let record: EndpointRecord = read(ENDPOINT, name.as_str(), document).ok()?;
+                (record.state == EndpointState::Live).then_some(record.applied)
+            }
+            Change::Delete { .. } => None,
+        });
+        let mut candidates = was_live.filter(|digest| record.live != Some(*digest));
+        let digest = match to {
+            None => candidates.next(),
+            Some(id) => {
+                candidates.find(|digest| id.len() >= 6 && digest.to_string().starts_with(id))
+            }
+        };
+        let digest = digest.ok_or_else(|| {
+            ControlError::NotFound(match to {
+                None => format!("endpoint {name} has no earlier revision"),
+                Some(id) => format!(
+                    "endpoint {name} has no other revision {id} that was live; see its history"
+                ),
+            })
+        })?;
+        let revision = self.revision(digest)?;
+        let why = match record.live {
+            Some(live) if note.why.is_empty() => format!("rollback from {}", live.short()),
+            _ => note.why,
+        };
+        self.apply_revision(revision, Note { why, ..note }, wait, control).await
+    }
+
+    /// Takes an endpoint away. Requests under way finish.
+    pub async fn delete(&self, name: &Name, note: Note) -> Result<(), ControlError> {
+        let _control = self.control.lock().await;
+        self.record(name)?.ok_or_else(|| no_endpoint(name))?;
+        self.store().commit(None, &[Change::delete(ENDPOINT, name.as_str())], &note)?;
+        let mut old = None;
+        self.change(|snapshot| {
+            old = snapshot.live.remove(name);
+            snapshot.waiting.remove(name);
+        });
+        if let Some(old) = old {
+            self.retire(old);
+        }
+        Ok(())
+    }
+
+    async fn apply_revision(
+        self: &Arc<Self>,
+        revision: Revision,
+        note: Note,
+        wait: bool,
+        control: OwnedMutexGuard<()>,
+    ) -> Result<Applied, ControlError> {
+        let digest = revision.digest();
+        let name = revision.endpoint.clone();
+        let record = self.record(&name)?;
+        let live = record.as_ref().and_then(|record| record.live);
+        let mut applied = Applied {
+            endpoint: name.clone(),
+            revision: digest.short(),
+            changed: true,
+            state: EndpointState::Preparing,
+            changes: self.changes(live, &revision),
+            ready_ms: 0.0,
+        };
+        if live == Some(digest)
+            && self.snapshot.load().live.get(&name).is_some_and(|live| live.digest == digest)
+        {
+            applied.changed = false;
+            applied.state = EndpointState::Live;
+            if let Some(record) = record.filter(|record| record.state != EndpointState::Live) {
+                // What was applied in between has failed; this settles it.
+                self.note_outcome(&name, live, digest, None, record.evaluation, note)?;
+            }
+            return Ok(applied);
+        }
+        let record = EndpointRecord {
+            live,
+            applied: digest,
+            state: EndpointState::Preparing,
+            problem: None,
+            evaluation: record.and_then(|record| record.evaluation),
+        };
+        let changes = [
+            Change::put(REVISION, digest.to_string(), document(&revision)?),
+            Change::put(ENDPOINT, name.as_str(), document(&record)?),
+        ];
+        self.store().commit(None, &changes, &note)?;
+        if live.is_none() {
+            self.change(|snapshot| {
+                snapshot.waiting.insert(name.clone(), PREPARING.into());
+            });
+        }
+        // The work goes on when the operator's connection breaks.
+        let host = Arc::clone(self);
+        let work = tokio::spawn(async move {
+            let _control = control;
+            host.make_live(&revision, live, note).await
+        });
+        if wait {
+            let done = work.await.map_err(|error| ControlError::Host(error.to_string()))?;
+            applied.ready_ms = done?.as_secs_f64() * 1e3;
+            applied.state = EndpointState::Live;
+        }
+        Ok(applied)
+    }
+
+    /// Makes a committed revision ready and lets it take over, or notes why it cannot.
+    pub(crate) async fn make_live(
+        &self,
+        revision: &Revision,
+        live: Option<Digest>,
+        note: Note,
+    ) -> Result<Duration, ControlError> {
+        let (name, digest) = (&revision.endpoint, revision.digest());
+        let start = Instant::now();
+        match self.workshop.prepare(revision, None).await {
+            Ok((ready, evaluation)) => {
+                self.note_outcome(name, Some(digest), digest, None, evaluation, note)?;
+                self.go_live(ready);
+                tracing::info!(endpoint = name.as_str(), revision = digest.short(), "live");
+                Ok(start.elapsed())
+            }
+            Err(error) => {
+                tracing::warn!(
+                    endpoint = name.as_str(),
+                    revision = digest.short(),
+                    "not live: {error}"
+                );
+                let problem = error.to_string();
+                let before = self.record(name)?.and_then(|record| record.evaluation);
+                self.note_outcome(name, live, digest, Some(problem.clone()), before, note)?;
+                if live.is_none() {
+                    self.change(|snapshot| {
+                        snapshot.waiting.insert(name.clone(), problem.clone());
+                    });
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn note_outcome(
+        &self,
+        name: &Name,
+        live: Option<Digest>,
+        applied: Digest,
+        problem: Option<String>,
+        evaluation: Option<Evaluation>,
+        note: Note,
+    ) -> Result<(), ControlError> {
+        let state = if problem.is_none() { EndpointState::Live } else { EndpointState::Failed };
+        let record = EndpointRecord { live, applied, state, problem, evaluation };
+        self.store().commit(
+            None,
+            &[Change::put(ENDPOINT, name.as_str(), document(&record)?)],
+            &note,
+        )?;
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! From an endpoint file to a revision: every reference fixed by digest, and what differs from the
+//! live revision.
+
+use berth_tensor::Digest;
+
+use crate::catalog::{self, pin};
+use crate::documents::{
+    ModelVersion, Pinned, PinnedPolicy, PinnedVariant, PluginVersion, Revision,
+};
+use crate::error::ControlError;
+use crate::host::Host;
+use crate::spec::{EndpointSpec, PolicySpec, SpecError, VariantSpec};
+
+/// When a request is given up, unless the endpoint says otherwise.
+const TIMEOUT_MS: u64 = 30_000;
+
+impl Host {
+    /// Fixes every reference of a file by version and digest.
+    pub(crate) fn resolve(&self, spec: &EndpointSpec) -> Result<Revision, ControlError> {
+        let variants: Result<Vec<_>, _> =
+            spec.variants.iter().map(|variant| self.resolve_variant(variant)).collect();
+        Ok(Revision {
+            endpoint: spec.name.clone(),
+            attributes: spec.attributes.clone(),
+            unit: spec.unit.clone(),
+            timeout_ms: spec.timeout_ms.unwrap_or(TIMEOUT_MS),
+            direct: spec.direct,
+            routing: spec
+                .routing
+                .as_ref()
+                .map(|routing| self.resolve_policy(routing))
+                .transpose()?,
+            variants: variants?,
+        })
+    }
+
+    fn resolve_policy(&self, spec: &PolicySpec) -> Result<PinnedPolicy, ControlError> {
+        let found = catalog::resolve::<PluginVersion>(self.store(), &spec.policy);
+        let version = found.map_err(|error| at("routing.policy", error))?;
+        Ok(PinnedPolicy { policy: pin(&version), config: spec.config.clone() })
+    }
+
+    fn resolve_variant(&self, spec: &VariantSpec) -> Result<PinnedVariant, ControlError> {
+        let key = |part: &str| format!("variants.{}.{part}", spec.name);
+        let processor = match &spec.processor {
+            None => None,
+            Some(reference) => {
+                let found = catalog::resolve::<PluginVersion>(self.store(), reference);
+                Some(pin(&found.map_err(|error| at(&key("processor"), error))?))
+            }
+        };
+        let models = spec.models.iter().map(|(role, reference)| {
+            let found = catalog::resolve::<ModelVersion>(self.store(), reference);
+            let version = found.map_err(|error| at(&key(&format!("models.{role}")), error))?;
+            Ok((role.clone(), pin(&version)))
+        });
+        let models = models.collect::<Result<_, ControlError>>()?;
+        let assets = spec.asset_digests()?;
+        for (name, digest) in &assets {
+            if !self.store().blob_exists(digest)? {
+                let problem = format!("there is no blob sha256:{digest}: upload the file first");
+                return Err(SpecError::new(key(&format!("assets.{name}")), problem).into());
+            }
+        }
+        Ok(PinnedVariant {
+            name: spec.name.clone(),
+            processor,
+            models,
+            config: spec.config.clone(),
+            assets,
+        })
+    }
+
+    /// What differs from the live revision, a line each, newly granted imports included.
+    pub(crate) fn changes(&self, live: Option<Digest>, next: &Revision) -> Vec<String> {
+        let Some(Ok(live)) = live.map(|digest| self.revision(digest)) else {
+            return vec![format!("endpoint {} is new", next.endpoint)];
+        };
+        let mut lines = Vec::new();
+        for variant in &next.variants {
+            let Some(before) = live.variants.iter().find(|before| before.name == variant.name)
+            else {
+                lines.push(format!("variant {} is new", variant.name));
+                continue;
+            };
+            let part = |value: &Option<Pinned>| {
+                value.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
+            };
+            if before.processor != variant.processor {
+                let (old, new) = (part(&before.processor), part(&variant.processor));
+                lines.push(format!("variant {}: processor {old} -> {new}", variant.name));
+                lines.extend(self.new_imports(before, variant));
+            }
+            for (role, model) in &variant.models {
+                match before.models.get(role) {
+                    Some(old) if old == model => {}
+                    Some(old) => lines
+                        .push(format!("variant {}: model {role} {old} -> {model}", variant.name)),
+                    None => lines.push(format!(
+                        "variant {}: model {role} {model} is newly granted",
+                        variant.name
+                    )),
+                }
+            }
+            if before.config != variant.config {
+                lines.push(format!("variant {}: config", variant.name));
+            }
+            if before.assets != variant.assets {
+                lines.push(format!("variant {}: assets", variant.name));
+            }
+        }
+        for before in &live.variants {
+            if !next.variants.iter().any(|variant| variant.name == before.name) {
+                lines.push(format!("variant {} goes", before.name));
+            }
+        }
+        if live.routing != next.routing {
+            lines.push("routing".into());
+        }
+        if (&live.attributes, &live.unit, live.timeout_ms, live.direct)
+            != (&next.attributes, &next.unit, next.timeout_ms, next.direct)
+        {
+            lines.push("attributes, unit, timeout or direct access".into());
+        }
+        lines
+    }
+
+    fn new_imports(&self, before: &PinnedVariant, after: &PinnedVariant) -> Vec<String> {
+        let imports = |variant: &PinnedVariant| {
+            let plugin = variant.processor.as_ref()?;
+            let known = catalog::versions::<PluginVersion>(self.store(), &plugin.name).ok()?;
+            known
+                .into_iter()
+                .find(|known| known.version == plugin.version)
+                .map(|known| known.inspection.imports)
+        };
+        let (old, new) = (imports(before).unwrap_or_default(), imports(after).unwrap_or_default());
+        let fresh = new.into_iter().filter(|import| !old.contains(import));
+        fresh.map(|import| format!("variant {}: newly imports {import}", after.name)).collect()
+    }
+}
+
+/// Puts the key of the endpoint file before what could not be found.
+fn at(key: &str, error: ControlError) -> ControlError {
+    match error {
+        ControlError::NotFound(message) => ControlError::NotFound(format!("{key}: {message}")),
+        error => error,
+    }
+}

@@ -1,0 +1,119 @@
+//! The endpoints as an operator sees them.
+
+use berth_store::Change;
+use berth_tensor::Name;
+use serde::Serialize;
+
+use crate::catalog::read;
+use crate::documents::{ENDPOINT, EndpointRecord, EndpointState, Revision};
+use crate::error::ControlError;
+use crate::host::Host;
+
+/// Changes to an endpoint that its history shows.
+pub(crate) const HISTORY: usize = 200;
+
+/// An endpoint as an operator sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct EndpointView {
+    /// Its name.
+    pub name: Name,
+    /// The id of the revision that answers.
+    pub live: Option<String>,
+    /// The id of the revision applied last.
+    pub applied: String,
+    /// What became of that.
+    pub state: EndpointState,
+    /// Why it failed or does not answer.
+    pub problem: Option<String>,
+    /// The live revision, or the applied one when none is live.
+    pub revision: Revision,
+    /// The share of traffic of each variant, 0 to 1, by the standing shares.
+    pub shares: Vec<f64>,
+}
+
+/// One step in an endpoint's history.
+#[derive(Clone, Debug, Serialize)]
+pub struct HistoryEntry {
+    /// The store's number of the commit.
+    pub sequence: u64,
+    /// When, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// Who.
+    pub who: String,
+    /// Why.
+    pub why: String,
+    /// The id of the revision; none when the endpoint was deleted.
+    pub revision: Option<String>,
+    /// What became of it, or `deleted`.
+    pub state: String,
+    /// Why it failed.
+    pub problem: Option<String>,
+}
+
+impl Host {
+    /// All endpoints, by name.
+    pub fn endpoints(&self) -> Result<Vec<EndpointView>, ControlError> {
+        self.records()?.into_iter().map(|(name, record)| self.view(name, record)).collect()
+    }
+
+    /// One endpoint.
+    pub fn show(&self, name: &Name) -> Result<EndpointView, ControlError> {
+        let record = self.record(name)?.ok_or_else(|| no_endpoint(name))?;
+        self.view(name.clone(), record)
+    }
+
+    /// What was done to an endpoint, latest first.
+    pub fn history(&self, name: &Name) -> Result<Vec<HistoryEntry>, ControlError> {
+        let entries = self.store().history(ENDPOINT, name.as_str(), HISTORY)?;
+        if entries.is_empty() {
+            return Err(no_endpoint(name));
+        }
+        let view = |entry: berth_store::Entry| {
+            let (revision, state, problem) = match entry.change {
+                Change::Put { document, .. } => {
+                    let record: EndpointRecord = read(ENDPOINT, name.as_str(), document)?;
+                    let state = document_word(&record.state);
+                    (Some(record.applied.short()), state, record.problem)
+                }
+                Change::Delete { .. } => (None, "deleted".to_owned(), None),
+            };
+            Ok(HistoryEntry {
+                sequence: entry.sequence,
+                time_ms: entry.time,
+                who: entry.note.who,
+                why: entry.note.why,
+                revision,
+                state,
+                problem,
+            })
+        };
+        entries.into_iter().map(view).collect()
+    }
+
+    fn view(&self, name: Name, record: EndpointRecord) -> Result<EndpointView, ControlError> {
+        let snapshot = self.snapshot.load();
+        let revision = self.revision(record.live.unwrap_or(record.applied))?;
+        Ok(EndpointView {
+            live: record.live.map(|digest| digest.short()),
+            applied: record.applied.short(),
+            state: record.state,
+            problem: record.problem.or_else(|| snapshot.waiting.get(&name).cloned()),
+            shares: snapshot.live.get(&name).map_or_else(Vec::new, |live| live.shares()),
+            revision,
+            name,
+        })
+    }
+}
+
+pub(crate) fn no_endpoint(name: &Name) -> ControlError {
+    ControlError::NotFound(format!("there is no endpoint {name}"))
+}
+
+fn document_word(state: &EndpointState) -> String {
+    match state {
+        EndpointState::Preparing => "preparing",
+        EndpointState::Live => "live",
+        EndpointState::Failed => "failed",
+    }
+    .to_owned()
+}
