@@ -34,6 +34,11 @@ fn every_answer_tells_who_gave_it() {
     check(&host.send(&Request::invoke("digits", "no picture")), 400, &digits, "main");
     check(&host.send(&Request::infer("raw", "input", &[1, 64], &[0.0; 64])), 200, &raw, "main");
     check(&host.send(&Request::infer("raw", "input", &[1, 2], &[0.0; 2])), 400, &raw, "main");
+    // Refused before a variant was chosen.
+    let malformed = Request::post("/v2/models/raw/infer", "application/json", "{");
+    check(&host.send(&malformed), 400, &raw, "");
+    let direct = Request::infer("raw/versions/main", "input", &[1, 64], &[0.0; 64]);
+    check(&host.send(&direct), 403, &raw, "");
     check(&host.send(&Request::infer("probe", "x", &[1], &[0.0])), 200, &probe, "seen");
 }
 
@@ -87,7 +92,7 @@ fn predictions_sort_by_time() {
 }
 
 #[test]
-fn the_request_reaches_the_processor_as_it_was_sent() {
+pub(crate) fn the_request_reaches_the_processor_as_it_was_sent() {
     let host = Host::with_digits(&[]);
     host.push("plugin", "probe", &guest("probe"));
     let seen = variant("main", "probe@1", "default = \"digits@2\"", "mode = \"request\"");

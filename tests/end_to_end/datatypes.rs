@@ -22,7 +22,7 @@ const DATATYPES: [(&str, i64, &str); 12] = [
 ];
 
 #[test]
-fn every_datatype_comes_back_as_it_was_sent() {
+pub(crate) fn every_datatype_comes_back_as_it_was_sent() {
     let host = Host::start();
     host.push("plugin", "probe", &guest("probe"));
     host.push("plugin", "weighted", &plugin("weighted"));
@@ -50,7 +50,8 @@ fn every_datatype_comes_back_as_it_was_sent() {
                 connection.send(&Request::post(&target, "application/json", &body)).unwrap();
             assert_eq!(answer.status, 200, "{variant}: {}", answer.text());
             let data: Value = serde_json::from_str(data).unwrap();
-            let expected = json!([{"name": output, "datatype": datatype, "shape": [3], "data": data}]);
+            let expected =
+                json!([{"name": output, "datatype": datatype, "shape": [3], "data": data}]);
             assert_eq!(answer.json()["outputs"], expected, "{variant}");
         }
     }

@@ -13,7 +13,7 @@
 //! - [`refusals`]: files that are refused
 //! - [`revisions`]: changes under traffic
 //! - [`routing`]: which variant answers
-//! - [`shutdown`]: signals
+//! - [`shutdown`]: the two signals, and what they end
 //! - [`support`]: the host under test, a client, small models
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]

@@ -115,9 +115,8 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
     let unknown = fp32("[1,64]", 64).replace("\"input\"", "\"picture\"");
     check("unknown input", "raw", &unknown, r#"input "picture""#);
     check("no input", "raw", r#"{"inputs":[]}"#, named);
-    let port = |name: &str| {
-        format!(r#"{{"name":"{name}","datatype":"FP32","shape":[1,2],"data":[0,0]}}"#)
-    };
+    let port =
+        |name: &str| format!(r#"{{"name":"{name}","datatype":"FP32","shape":[1,2],"data":[0,0]}}"#);
     let inputs = |names: &[&str]| {
         let ports: Vec<String> = names.iter().map(|name| port(name)).collect();
         format!(r#"{{"inputs":[{}]}}"#, ports.join(","))
@@ -141,6 +140,9 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
     check("deep nesting", "raw", &format!("{{\"x\":{}", "[".repeat(100_000)), "nesting");
     let answer = host.send(&Request::post("/v2/models/raw/infer", "application/json", b"\xff{}"));
     answer.check_error("no UTF-8", 400, "not UTF-8");
+    let binary = Request::infer("raw", "input", &[1, 64], &[0.0; 64]);
+    let binary = binary.header("inference-header-content-length", "10");
+    host.send(&binary).check_error("the binary form", 400, "send them as JSON");
     let answer = host.send(&Request::invoke("raw", "x"));
     answer.check_error("a body for a model", 400, "/infer");
     let answer = host.send(&Request::infer("digits", "input", &[1, 64], &[0.0; 64]));
@@ -166,7 +168,7 @@ fn what_is_not_there_or_not_allowed_is_refused() {
         (infer("raw/versions/2"), 404, r#"no variant "2""#),
         (infer("raw/versions/main"), 403, "direct = true"),
         (Request::invoke("digits/versions/main", an_eight()), 403, "direct = true"),
-        (Request::get("/v2/models/%ff"), 400, "%ff"),
+        (Request::get("/v2/models/%ff"), 400, "Invalid UTF-8"),
         (Request::get("/v2/models/raw%2Finfer"), 404, "raw/infer"),
         (Request::get("/v2/models/raw/infer"), 405, "does not take GET"),
         (Request::get("/v2/models/raw/invoke"), 405, "does not take GET"),
@@ -190,7 +192,7 @@ fn a_picture_that_is_none_is_the_callers_fault() {
     let half = &eight[..eight.len() / 2];
     let mut huge = eight.clone();
     huge[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
-    let noise: Vec<u8> = (0..10_000u32).map(|at| (at * at >> 3) as u8).collect();
+    let noise: Vec<u8> = (0..10_000u32).map(|at| ((at * at) >> 3) as u8).collect();
     for (name, body, part) in [
         ("nothing", &b""[..], "send the picture as the body"),
         ("text", b"no picture", "no PNG that can be read"),
@@ -220,7 +222,8 @@ fn bodies_are_bounded() {
     // Refused by what it announces, before any of it is sent.
     let announced = Request::new("POST", target).header("content-length", "1048577");
     host.send(&announced).check_error("announced", 413, part);
-    let announced = Request::new("POST", "/v2/models/raw/infer").header("content-length", "99999999999");
+    let announced =
+        Request::new("POST", "/v2/models/raw/infer").header("content-length", "99999999999");
     host.send(&announced).check_error("announced for infer", 413, part);
     // Refused when it turns out.
     let mut connection = host.connect();
@@ -232,7 +235,9 @@ fn bodies_are_bounded() {
     connection.answer().unwrap().check_error("chunked", 413, part);
 
     let mut attribute = Request::invoke("echo", "x").header("x-user-id", &"u".repeat(2000));
-    host.apply(&format!("name = \"echo\"\nattributes = {{ user = {{ header = \"x-user-id\" }} }}\n{echo}"));
+    host.apply(&format!(
+        "name = \"echo\"\nattributes = {{ user = {{ header = \"x-user-id\" }} }}\n{echo}"
+    ));
     host.send(&attribute).check_error("an attribute", 400, "\"user\" has 2000 bytes");
     attribute = Request::invoke("echo", "x").header("x-user-id", &"u".repeat(1024));
     assert_eq!(host.send(&attribute).status, 200);

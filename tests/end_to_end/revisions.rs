@@ -7,7 +7,7 @@ use std::thread;
 use crate::support::files::{
     DIGITS_CONFIG, an_eight, another_build, classifier, digits_endpoint, plugin,
 };
-use crate::support::{Host, Request, until};
+use crate::support::{Host, Request, Stop, until};
 
 #[test]
 fn every_answer_belongs_wholly_to_one_revision() {
@@ -50,6 +50,7 @@ fn every_answer_belongs_wholly_to_one_revision() {
         }
     };
     thread::scope(|scope| {
+        let stopping = Stop(&stop);
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
         let lively = || clients.iter().all(|client| !client.is_finished());
         for apply in 0..APPLIES {
@@ -63,7 +64,7 @@ fn every_answer_belongs_wholly_to_one_revision() {
                 !lively() || answered[which].load(Ordering::Relaxed) > before + CLIENTS
             });
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         for client in clients {
             client.join().expect("a client saw no failure");
         }

@@ -157,10 +157,11 @@ arm = "a"
             r#"{{"parameters":{{{parameters}}},"inputs":[{{"name":"x","datatype":"FP32","shape":[1],"data":[0]}}]}}"#
         );
         let target = format!("/v2/models/rules/infer{query}");
-        let request = headers.iter().fold(
-            Request::post(&target, "application/json", body),
-            |request, (name, value)| request.header(name, value),
-        );
+        let request = headers
+            .iter()
+            .fold(Request::post(&target, "application/json", body), |request, (name, value)| {
+                request.header(name, value)
+            });
         let answer = host.send(&request);
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(answer.variant(), expected, "{headers:?} {query} {parameters}");
@@ -225,5 +226,8 @@ fn metrics_tell_what_happened() {
     assert_eq!(host.metric(&errors), 1.0);
     let compiled = "berth_plugin_compile_seconds_count{plugin=\"weighted\"}";
     assert_eq!(host.metric(compiled), 1.0);
-    assert!(host.metric("berth_model_resident_bytes") > 0.0);
+    let resident = "berth_model_resident_bytes{model=\"adder@2\"}";
+    assert_eq!(host.metric(resident), onnx::adder(2.0).len() as f64);
+    host.apply(&split(1, 0).replace("adder@2", "adder@1"));
+    assert_eq!(host.metric(resident), 0.0, "no live revision keeps it open");
 }

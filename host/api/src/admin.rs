@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::from_fn;
@@ -13,7 +13,7 @@ use berth_monitor::Exporter;
 use berth_plugin::compile::COMPONENT_SIZE;
 use berth_serving::documents::{ModelVersion, PluginVersion};
 use berth_serving::{ControlError, EndpointSpec, Host, catalog};
-use berth_store::Note;
+use berth_store::{Note, StoreError};
 use berth_tensor::{Digest, Name};
 use http_body_util::BodyExt as _;
 use serde::Deserialize;
@@ -197,6 +197,10 @@ async fn history(State(admin): State<Admin>, Path(name): Path<String>) -> Answer
 
 /// Streams a body into the store.
 async fn keep(host: &Host, mut body: Body, most: u64) -> Result<(Digest, u64), ControlFailure> {
+    // Known from its announced length, before any of it is read.
+    if body.size_hint().lower() > most {
+        return Err(StoreError::TooLarge { what: "the content".into(), limit: most }.into());
+    }
     let mut writer = tokio::task::block_in_place(|| host.store().blob_writer(most))?;
     while let Some(frame) = body.frame().await {
         let frame = frame

@@ -59,6 +59,8 @@ impl Client {
         let mut progress = Progress::new(open, length, file);
         let request = self.agent().post(self.url(path)).query_pairs(signed(query));
         let request = request.header("content-length", length.to_string());
+        // A host that refuses by name or size says so before the content is sent, and is heard.
+        let request = request.header("expect", "100-continue");
         let sent = request.send(SendBody::from_reader(&mut progress));
         progress.finish();
         self.answer(sent)

@@ -35,8 +35,10 @@ pub(crate) struct Picture {
 
 /// All of them, in the order of their files.
 pub(crate) fn pictures() -> Vec<Picture> {
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(digits().join("held-out")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = fs::read_dir(digits().join("held-out"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.sort();
     let picture = |file: &PathBuf| {
         let name = file.file_stem().unwrap().to_str().unwrap();

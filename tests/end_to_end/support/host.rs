@@ -160,6 +160,19 @@ impl Host {
         fs::read_to_string(self.folder.path().join("host.log")).unwrap()
     }
 
+    /// The entry of the log, of one line or more, that names `id`.
+    pub(crate) fn logged(&self, id: &str) -> String {
+        let log = self.log();
+        let mut entries: Vec<String> = Vec::new();
+        for line in log.lines() {
+            match entries.last_mut() {
+                Some(entry) if !line.starts_with("20") => entry.push_str(line),
+                _ => entries.push(line.to_owned()),
+            }
+        }
+        entries.into_iter().find(|entry| entry.contains(id)).unwrap_or_default()
+    }
+
     /// Writes a file into the test's folder.
     pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.folder.path().join(name);

@@ -60,7 +60,8 @@ impl Request {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         let framed = self.headers.iter().any(|(name, _)| {
-            name.eq_ignore_ascii_case("content-length") || name.eq_ignore_ascii_case("transfer-encoding")
+            name.eq_ignore_ascii_case("content-length")
+                || name.eq_ignore_ascii_case("transfer-encoding")
         });
         if !framed && !matches!(self.method.as_str(), "GET" | "HEAD") {
             head.push_str(&format!("content-length: {}\r\n", self.body.len()));
@@ -129,7 +130,10 @@ impl Answer {
         let body = self.json();
         let message = body["error"].as_str().unwrap_or_default();
         assert_eq!(body.as_object().map(serde_json::Map::len), Some(1), "{name}: {body}");
-        assert!(!message.is_empty() && message.contains(part), "{name}: {message:?} lacks {part:?}");
+        assert!(
+            !message.is_empty() && message.contains(part),
+            "{name}: {message:?} lacks {part:?}"
+        );
         assert!(!message.contains('\n'), "{name}: {message:?}");
     }
 }
@@ -144,6 +148,12 @@ impl Connection {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self(BufReader::new(stream)))
+    }
+
+    /// Sends a request without waiting for its answer.
+    pub(crate) fn start(&mut self, request: &Request) -> io::Result<()> {
+        self.write(request.head().as_bytes())?;
+        self.write(&request.body)
     }
 
     /// Sends a request and reads its answer.

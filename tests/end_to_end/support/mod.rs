@@ -5,9 +5,10 @@ pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod onnx;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-pub(crate) use host::{Host, Said};
+pub(crate) use host::Host;
 pub(crate) use http::{Answer, Connection, Request};
 
 /// How long anything may take before a test gives up: a bound on hanging, not an expectation.
@@ -20,6 +21,15 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "this never came: {what}");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Sets a flag that threads look at when it is dropped, so that they also end when a test fails.
+pub(crate) struct Stop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -50,9 +50,8 @@ fn value(name: &str, element: i64, shape: &[i64]) -> Message {
         _ => Message::default().number(1, size),
     };
     let dimensions: Vec<Message> = shape.iter().map(dimension).collect();
-    let tensor = Message::default()
-        .number(1, element)
-        .bytes(2, Message::default().each(1, &dimensions));
+    let tensor =
+        Message::default().number(1, element).bytes(2, Message::default().each(1, &dimensions));
     Message::default().bytes(1, name).bytes(2, Message::default().bytes(1, tensor))
 }
 
@@ -65,7 +64,12 @@ fn constant(name: &str, element: i64, data: &[u8]) -> Message {
     Message::default().number(2, element).bytes(8, name).bytes(9, data)
 }
 
-fn graph(nodes: &[Message], constants: &[Message], inputs: &[Message], outputs: &[Message]) -> Message {
+fn graph(
+    nodes: &[Message],
+    constants: &[Message],
+    inputs: &[Message],
+    outputs: &[Message],
+) -> Message {
     let graph = Message::default().each(1, nodes).bytes(2, "graph").each(5, constants);
     graph.each(11, inputs).each(12, outputs)
 }

@@ -1,0 +1,263 @@
+//! Kills, broken files: what was acknowledged stays.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::support::files::{another_build, guest, tensors};
+use crate::support::{Answer, Connection, Host, Random, Request, onnx, until};
+
+/// What the host has said yes to, and what it was asked last.
+#[derive(Default)]
+struct Acknowledged {
+    /// Versions with their digests, by kind.
+    versions: Vec<(&'static str, u64, String)>,
+    /// The number that the live revision adds.
+    live: Option<u64>,
+    /// The same of revisions asked for since, which may be live or not.
+    asked: Vec<u64>,
+}
+
+/// Asks for one change after the other until the host is gone. `number` counts contents, `count`
+/// what was acknowledged.
+fn change(
+    admin: &mut Connection,
+    number: &mut u64,
+    known: &mut Acknowledged,
+    count: &AtomicU64,
+) -> io::Result<()> {
+    let probe = guest("empty");
+    loop {
+        *number += 1;
+        let mut push = |kind: &'static str, content: &[u8]| {
+            let target = format!("/v1/{kind}/it?who=test&why=");
+            let pushed = done(admin.send(&Request::post(&target, "text/plain", content))?);
+            let version = pushed["version"].as_u64().unwrap();
+            let digest = pushed["digest"].as_str().unwrap().to_owned();
+            known.versions.push((kind, version, digest));
+            count.fetch_add(1, Ordering::Relaxed);
+            io::Result::Ok(version)
+        };
+        let version = push("models", &onnx::adder(*number as f32))?;
+        if number.is_multiple_of(5) {
+            push("plugins", &another_build(&probe, *number as u32))?;
+        }
+        known.asked.push(*number);
+        let variant = json!({"name": "main", "models": {"default": format!("it@{version}")}});
+        let spec = json!({"name": "it", "variants": [variant]}).to_string();
+        done(admin.send(&Request::post("/v1/endpoints", "application/json", spec))?);
+        known.live = Some(*number);
+        known.asked.clear();
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[track_caller]
+fn done(answer: Answer) -> Value {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let below = |path: PathBuf| if path.is_dir() { files(&path) } else { vec![path] };
+    entries.flat_map(below).collect()
+}
+
+/// Every blob is what its name says, and nothing else lies beside them.
+fn check_blobs(data: &Path) {
+    for file in files(&data.join("blobs")) {
+        let digest: String = Sha256::digest(fs::read(&file).unwrap())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(file.file_name().unwrap().to_str().unwrap(), digest, "{}", file.display());
+    }
+    for file in files(data) {
+        let name = file.to_str().unwrap();
+        assert!(!name.ends_with(".partial"), "{name} is left over");
+    }
+}
+
+fn check(host: &Host, known: &Acknowledged, round: usize) {
+    check_blobs(&host.folder().join("data"));
+    for kind in ["models", "plugins"] {
+        let listed = done(host.ask_admin(&Request::get(&format!("/v1/{kind}"))));
+        let listed = listed.as_array().unwrap();
+        for (at, version) in listed.iter().enumerate() {
+            assert_eq!(version["version"], at as u64 + 1, "round {round}: {kind} have no gap");
+        }
+        for (_, version, digest) in known.versions.iter().filter(|known| known.0 == kind) {
+            let found = &listed[*version as usize - 1]["digest"];
+            assert_eq!(found, digest, "round {round}: {kind} it@{version}");
+        }
+    }
+    let answer = host.send(&Request::infer("it", "x", &[1], &[0.0]));
+    if known.live.is_none() && answer.status == 404 {
+        return;
+    }
+    assert_eq!(answer.status, 200, "round {round}: {}", answer.text());
+    let answered = answer.output()[0] as u64;
+    let good = known.live == Some(answered) || known.asked.contains(&answered);
+    assert!(good, "round {round}: {answered}, not {:?} or {:?}", known.live, known.asked);
+    let shown = done(host.ask_admin(&Request::get("/v1/endpoints/it")));
+    assert_eq!((&shown["state"], &shown["problem"]), (&json!("live"), &Value::Null));
+    assert_eq!(shown["live"], answer.revision(), "round {round}");
+}
+
+#[test]
+fn what_was_acknowledged_survives_kills() {
+    const ROUNDS: usize = 20;
+    let mut host = Host::start();
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let mut known = Acknowledged::default();
+    let mut number = 0;
+    for round in 0..ROUNDS {
+        let mut admin = Connection::open(host.admin).unwrap();
+        let (count, enough) = (&AtomicU64::new(0), random.below(5));
+        // Where in the next change the kill falls, not a wait for anything.
+        let moment = Duration::from_micros(random.below(20_000));
+        let killer = &host;
+        std::thread::scope(|scope| {
+            let killed = scope.spawn(move || {
+                until("changes are acknowledged", || count.load(Ordering::Relaxed) >= enough);
+                std::thread::sleep(moment);
+                killer.kill();
+            });
+            change(&mut admin, &mut number, &mut known, count).expect_err("the host is gone");
+            killed.join().unwrap();
+        });
+        host.restart();
+        check(&host, &known, round);
+        // What was being applied was gone on with, or never was committed: either way it is settled.
+        let answer = host.send(&Request::infer("it", "x", &[1], &[0.0]));
+        if answer.status == 200 {
+            known.live = Some(answer.output()[0] as u64);
+            known.asked.clear();
+        }
+    }
+    let seen = host.json(&["endpoint", "history", "it"]).as_array().unwrap().len();
+    assert!(seen > ROUNDS, "only {seen} changes of the endpoint in {ROUNDS} rounds");
+}
+
+#[test]
+fn a_push_that_breaks_off_leaves_nothing() {
+    let mut host = Host::start();
+    let model = onnx::adder(1.0);
+    let cut = |host: &Host, kill: bool| {
+        let mut admin = Connection::open(host.admin).unwrap();
+        let length = (model.len() + 1).to_string();
+        let request = Request::new("POST", "/v1/models/m").header("content-length", &length);
+        admin.begin(&request).unwrap();
+        admin.write(&model).unwrap();
+        if kill {
+            host.kill();
+        }
+    };
+    cut(&host, true);
+    host.restart();
+    assert_eq!(host.json(&["model", "list"]), json!([]));
+    check_blobs(&host.folder().join("data"));
+    assert_eq!(files(&host.folder().join("data/blobs")), [] as [PathBuf; 0]);
+
+    cut(&host, false);
+    assert_eq!(host.push_model("m", &model), 1, "a push that broke off takes no number");
+    // What a crash, of any version, may have left.
+    host.kill();
+    for left in ["blobs/partial/7", "compiled/left.partial"] {
+        fs::write(host.folder().join("data").join(left), "half").unwrap();
+    }
+    host.restart();
+    check_blobs(&host.folder().join("data"));
+    assert_eq!(files(&host.folder().join("data/blobs/partial")), [] as [PathBuf; 0]);
+    assert_eq!(host.json(&["model", "list"])[0]["version"], 1);
+}
+
+#[test]
+fn a_broken_blob_is_named_and_the_others_serve() {
+    let mut host = Host::start();
+    for (name, n) in [("altered", 1.0), ("missing", 2.0), ("whole", 3.0)] {
+        host.push_model(name, &onnx::adder(n));
+        host.apply(&tensors(name, &format!("{name}@1")));
+    }
+    let blob = |name: &str| {
+        let digest = host.json(&["model", "show", name])[0]["digest"].as_str().unwrap().to_owned();
+        let place = format!("data/blobs/{}/{digest}", &digest[..2]);
+        (host.folder().join(place), digest)
+    };
+    let (altered, altered_digest) = blob("altered");
+    let (missing, missing_digest) = blob("missing");
+    host.kill();
+    let mut content = fs::read(&altered).unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    fs::write(&altered, content).unwrap();
+    fs::remove_file(&missing).unwrap();
+    let logged = host.log().len();
+    host.restart();
+
+    let log = host.log()[logged..].to_owned();
+    let ask = |host: &Host, name: &str| host.send(&Request::infer(name, "x", &[1], &[0.0]));
+    for (name, digest, part) in [
+        ("altered", &altered_digest, "is corrupt"),
+        ("missing", &missing_digest, "is not in the store"),
+    ] {
+        let named = log.lines().any(|line| line.contains(digest.as_str()) && line.contains(part));
+        assert!(named, "{name}: {log}");
+        ask(&host, name).check_error(name, 503, part);
+        let shown = host.json(&["endpoint", "show", name]);
+        let problem = shown["problem"].as_str().unwrap_or_default();
+        assert!(problem.contains(digest.as_str()) && problem.contains(part), "{name}: {shown}");
+        let ready = host.send(&Request::get(&format!("/v2/models/{name}/ready")));
+        ready.check_error(name, 503, part);
+    }
+    assert_eq!(ask(&host, "whole").output(), [3.0]);
+
+    // The same content again repairs it.
+    for (name, n) in [("altered", 1.0), ("missing", 2.0)] {
+        assert_eq!(host.push_model(name, &onnx::adder(n)), 1);
+        host.apply(&tensors(name, &format!("{name}@1")));
+        assert_eq!(ask(&host, name).output(), [f64::from(n)]);
+        let shown = host.json(&["endpoint", "show", name]);
+        assert_eq!(shown["problem"], Value::Null, "{shown}");
+    }
+    host.restart();
+    assert_eq!(ask(&host, "altered").output(), [1.0]);
+}
+
+#[test]
+fn compiled_code_that_does_not_load_is_made_anew() {
+    let mut host = Host::start();
+    host.push("plugin", "empty", &guest("empty"));
+    let main = crate::support::files::variant("main", "empty@1", "", "");
+    let live = host.apply(&format!("name = \"e\"\n{main}"));
+    host.kill();
+    let compiled = files(&host.folder().join("data/compiled"));
+    assert_eq!(compiled.len(), 1, "{compiled:?}");
+    for content in [&b""[..], b"no code"] {
+        fs::remove_file(&compiled[0]).unwrap();
+        fs::write(&compiled[0], content).unwrap();
+        host.restart();
+        let answer = host.send(&Request::invoke("e", "x"));
+        assert_eq!((answer.status, answer.revision()), (200, &*live), "{}", answer.text());
+        host.kill();
+        assert!(fs::metadata(&compiled[0]).unwrap().len() > 1000);
+    }
+}
+
+#[test]
+fn a_store_that_is_none_is_refused() {
+    let host = Host::start();
+    let folder = host.folder().join("foreign");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("berth.sqlite"), "no database, only some text that is long enough")
+        .unwrap();
+    let arguments =
+        ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data", "foreign"];
+    host.refused(&arguments, "berth.sqlite: file is not a database");
+}

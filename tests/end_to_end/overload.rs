@@ -1,0 +1,91 @@
+//! More than the host takes on at once.
+
+use std::collections::BTreeMap;
+use std::sync::Barrier;
+use std::thread;
+
+use serde_json::json;
+
+use crate::support::files::{guest, tensors, variant};
+use crate::support::{Host, Request, onnx};
+
+/// A request that takes a model many turns of a loop.
+fn turns(endpoint: &str, turns: i64) -> Request {
+    let input = json!({"name": "n", "datatype": "INT64", "shape": [], "data": [turns]});
+    let body = json!({"inputs": [input]}).to_string();
+    Request::post(&format!("/v2/models/{endpoint}/infer"), "application/json", body)
+}
+
+fn check(options: &[&str], processor: bool) {
+    const CLIENTS: usize = 16;
+    const REQUESTS: usize = 6;
+    let host = Host::start_with(options);
+    host.push_model("turns", &onnx::turns(100_000));
+    if processor {
+        host.push("plugin", "probe", &guest("probe"));
+        let main = variant("main", "probe@1", "default = \"turns@1\"", "mode = \"model\"");
+        host.apply(&format!("name = \"slow\"\n{main}"));
+    } else {
+        host.apply(&tensors("slow", "turns@1"));
+    }
+    let start = Barrier::new(CLIENTS);
+    let client = |number: usize| {
+        let mut connection = host.connect();
+        let mut statuses: BTreeMap<u16, usize> = BTreeMap::new();
+        start.wait();
+        for _ in 0..REQUESTS {
+            let answer = connection.send(&turns("slow", number as i64)).unwrap();
+            match answer.status {
+                200 => assert_eq!(answer.output(), [number as f64], "another one's answer"),
+                _ => {
+                    answer.check_error("a request too many", 503, "overloaded");
+                    assert_eq!(answer.header("retry-after"), Some("1"));
+                }
+            }
+            *statuses.entry(answer.status).or_default() += 1;
+        }
+        statuses
+    };
+    let mut all: BTreeMap<u16, usize> = BTreeMap::new();
+    thread::scope(|scope| {
+        let clients: Vec<_> =
+            (0..CLIENTS).map(|number| scope.spawn(move || client(number))).collect();
+        for client in clients {
+            for (status, count) in client.join().unwrap() {
+                *all.entry(status).or_default() += count;
+            }
+        }
+    });
+    assert_eq!(all.values().sum::<usize>(), CLIENTS * REQUESTS, "{all:?}");
+    assert!(all.get(&200) >= Some(&2) && all.get(&503) >= Some(&1), "{all:?}");
+    // Nothing is kept of what was refused.
+    for _ in 0..4 {
+        assert_eq!(host.send(&turns("slow", 7)).output(), [7.0]);
+    }
+}
+
+#[test]
+fn requests_too_many_are_refused_at_once() {
+    check(&["--max-requests", "2"], false);
+}
+
+#[test]
+fn instances_too_many_are_refused_at_once() {
+    check(&["--max-instances", "2"], true);
+}
+
+#[test]
+fn a_model_that_takes_too_long_is_given_up() {
+    let host = Host::start();
+    host.push_model("turns", &onnx::turns(1));
+    host.push_model("adder", &onnx::adder(1.0));
+    host.apply(&format!("timeout_ms = 200\n{}", tensors("slow", "turns@1")));
+    host.apply(&tensors("quick", "adder@1"));
+    for _ in 0..3 {
+        let answer = host.send(&turns("slow", i64::MAX / 2));
+        answer.check_error("slow", 504, "no answer within 200 ms");
+        assert_eq!(host.send(&turns("slow", 3)).output(), [3.0]);
+        let quick = Request::infer("quick", "x", &[1], &[1.0]);
+        assert_eq!(host.send(&quick).output(), [2.0]);
+    }
+}

@@ -1,0 +1,161 @@
+//! Policies and routers that fail.
+
+use std::collections::BTreeSet;
+
+use crate::guests::modes;
+use crate::support::files::{bare, guest, plugin};
+use crate::support::{Host, Request, onnx};
+
+fn host() -> Host {
+    let host = Host::start();
+    host.push_model("adder", &onnx::adder(1.0));
+    host.push("plugin", "weighted", &plugin("weighted"));
+    host
+}
+
+/// An endpoint of three variants under a policy.
+fn routed(name: &str, policy: &str, config: &str) -> String {
+    let variants = ["first", "second", "last"].map(|name| bare(name, "adder@1")).concat();
+    format!(
+        "name = {name:?}\nattributes = {{ user = {{ header = \"x-user-id\" }}, fault = {{ header = \"x-fault\" }} }}\nunit = \"user\"\nrouting = {{ policy = {policy:?}, config = {{ {config} }} }}\n{variants}"
+    )
+}
+
+fn ask(endpoint: &str) -> Request {
+    Request::infer(endpoint, "x", &[1], &[0.0])
+}
+
+#[test]
+pub(crate) fn an_evaluation_that_cannot_be_followed_is_refused() {
+    let host = host();
+    host.push("plugin", "policy-faults", &guest("policy-faults"));
+    let weights = "weights = { second = 1 }";
+    let live = host.apply(&routed("e", "weighted@1", weights));
+    let faults = [
+        ("trap", "routing: policy policy-faults@1: the policy was stopped: unreachable"),
+        ("loop", "routing: policy policy-faults@1: the policy was stopped: fuel"),
+        ("memory", "routing: policy policy-faults@1: the policy was stopped: "),
+        ("failed", "routing: policy policy-faults@1: the policy failed: the guest says no"),
+        ("config", "routing.config.mode: refused by policy-faults@1: config is refused"),
+        ("nan", "arm 0 gets weight NaN"),
+        ("negative", "arm 0 gets weight -1"),
+        ("zero", "the weights come to 0"),
+        ("unknown-arm", "arm 3 of 3"),
+        ("duplicate-arm", "arm 0 is named twice"),
+        ("oversized-plan", "bytes, the most is 65536"),
+    ];
+    // Of these, all that follows from an evaluation is the same every time.
+    let good = ["none", "impure", "seeded"];
+    let known: BTreeSet<String> =
+        faults.iter().map(|fault| fault.0).chain(good).map(str::to_owned).collect();
+    assert_eq!(modes("policy-faults"), known, "the guest's modes, and those with a test");
+    for (mode, part) in faults {
+        let config = format!("mode = \"{mode}\", at_once = true");
+        let file = host.file("e.toml", routed("e", "policy-faults@1", &config));
+        let said = host.cli(&["apply", file.to_str().unwrap()]);
+        assert_ne!(said.code, 0, "{mode}");
+        assert!(said.stderr.contains(part), "{mode}: {} lacks {part:?}", said.stderr);
+        let answer = host.send(&ask("e"));
+        assert_eq!((answer.revision(), answer.variant()), (&*live, "second"), "{mode}");
+    }
+    for mode in good {
+        let config = format!("mode = \"{mode}\", at_once = true");
+        let before = host.apply(&routed(mode, "policy-faults@1", &config));
+        assert_eq!(host.send(&ask(mode)).revision(), before);
+    }
+    let unknown = routed("e", "policy-faults@1", "mode = \"none\", tick = 1");
+    host.apply_refused(
+        "an unknown key",
+        &unknown,
+        "routing.config.tick: refused by policy-faults@1",
+    );
+}
+
+#[test]
+pub(crate) fn the_last_shares_serve_where_a_router_fails() {
+    let mut host = host();
+    host.push("plugin", "router-faults", &guest("router-faults"));
+    // By the reason under which the failure is counted; none where there is no failure.
+    let faults = [
+        ("none", None),
+        ("trap", Some("unreachable")),
+        ("loop", Some("fuel")),
+        ("memory", Some("fuel")),
+        ("nan", Some("wrong")),
+        ("negative", Some("wrong")),
+        ("empty", Some("wrong")),
+        ("wrong-arm", Some("wrong")),
+        ("wrong-others", Some("wrong")),
+        ("flood", Some("fuel")),
+        ("long-reason", Some("fuel")),
+        ("many-reasons", None),
+    ];
+    let refused = [
+        ("create-trap", "the policy was stopped: unreachable"),
+        ("create-refuse", "routing.config.mode: refused by router-faults@1"),
+    ];
+    let known: BTreeSet<String> = faults
+        .iter()
+        .map(|fault| fault.0)
+        .chain(refused.iter().map(|fault| fault.0))
+        .chain(["impure"])
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(modes("router-faults"), known, "the guest's modes, and those with a test");
+
+    let failures = |host: &Host, endpoint: &str, reason: &str| {
+        let labels =
+            format!("endpoint=\"{endpoint}\",policy=\"router-faults@1\",reason=\"{reason}\"");
+        host.metric(&format!("berth_policy_failures_total{{{labels}}}"))
+    };
+    for (mode, reason) in faults {
+        let config = format!("mode = \"{mode}\", attribute = \"fault\"");
+        host.apply(&routed(mode, "router-faults@1", &config));
+        let mut connection = host.connect();
+        for round in 0..5 {
+            let answer = connection.send(&ask(mode)).unwrap();
+            assert_eq!(
+                (answer.status, answer.variant()),
+                (200, "last"),
+                "{mode}, without the fault"
+            );
+            let answer = connection.send(&ask(mode).header("x-fault", "yes")).unwrap();
+            let expected = if reason.is_some() { "first" } else { "last" };
+            assert_eq!((answer.status, answer.variant()), (200, expected), "{mode}, round {round}");
+        }
+        if let Some(reason) = reason {
+            assert_eq!(failures(&host, mode, reason), 5.0, "{mode}");
+        }
+    }
+    let live = host.apply(&routed("e", "router-faults@1", "mode = \"none\""));
+    for (mode, part) in refused {
+        let config = format!("mode = \"{mode}\"");
+        let file = host.file("e.toml", routed("e", "router-faults@1", &config));
+        let said = host.cli(&["apply", file.to_str().unwrap()]);
+        assert!(said.code != 0 && said.stderr.contains(part), "{mode}: {}", said.stderr);
+        assert_eq!(host.send(&ask("e")).revision(), live, "{mode}");
+    }
+    host.restart();
+    assert_eq!(host.send(&ask("trap").header("x-fault", "yes")).variant(), "first");
+    assert_eq!(failures(&host, "trap", "unreachable"), 1.0);
+}
+
+#[test]
+fn a_router_that_is_not_pure_is_found_out() {
+    let host = host();
+    host.push("plugin", "router-faults", &guest("router-faults"));
+    host.apply(&routed("e", "router-faults@1", "mode = \"impure\""));
+    let mut connection = host.connect();
+    let mut arms = BTreeSet::new();
+    // One decision in 1,024 is made again; the 1,025th comes out differently.
+    for _ in 0..1024 {
+        arms.insert(connection.send(&ask("e")).unwrap().variant().to_owned());
+    }
+    assert_eq!(arms.len(), 3, "{arms:?}");
+    for _ in 0..50 {
+        let answer = connection.send(&ask("e")).unwrap();
+        assert_eq!((answer.status, answer.variant()), (200, "first"));
+    }
+    let labels = "endpoint=\"e\",policy=\"router-faults@1\",reason=\"impure\"";
+    assert_eq!(host.metric(&format!("berth_policy_failures_total{{{labels}}}")), 50.0);
+}

@@ -1,0 +1,266 @@
+//! Processors that fail, and what the others see.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use serde_json::json;
+
+use crate::guests::modes;
+use crate::support::files::{guest, plugin, tensors, variant};
+use crate::support::{Answer, Connection, Host, Request, Stop, onnx, until};
+
+const STOPPED: &str = "the plugin was stopped; the log has it under ";
+const FAILED: &str = "the plugin failed; the log has it under ";
+
+/// What a request comes to in a mode of `processor-faults`: status, part of the message, and part
+/// of what the log says.
+const FAULTS: [(&str, u16, &str, &str); 23] = [
+    ("none", 200, "ok", ""),
+    ("trap", 500, STOPPED, "unreachable: it panicked or aborted"),
+    ("panic", 500, STOPPED, "the guest panics on 1 bytes"),
+    ("memory", 500, STOPPED, "memory: it asked for more than its 33554432 bytes"),
+    ("stack", 500, STOPPED, "at guest_processor_faults::deeper"),
+    ("tensors", 500, FAILED, "a request may hold in the host"),
+    ("graphs", 500, STOPPED, "host: "),
+    ("endless", 500, FAILED, "the answer exceeds the endpoint's limit"),
+    ("chatter", 200, "ok", ""),
+    ("names", 200, "ok", ""),
+    ("caller", 400, "the body is not to the guest's taste", ""),
+    ("plugin", 500, FAILED, "the guest says no"),
+    ("silent", 500, "the plugin gave no answer", "the plugin gave no answer"),
+    ("twice", 500, FAILED, "the answer already carries a body"),
+    ("late-head", 500, FAILED, "the plugin failed"),
+    ("wrong-answer", 500, FAILED, "against its signature"),
+    ("wrong-length", 500, FAILED, "invalid-argument"),
+    ("wrong-length-model", 500, FAILED, "the plugin failed"),
+    ("wrong-overflow", 500, FAILED, "the plugin failed"),
+    ("wrong-shape", 500, FAILED, "input"),
+    ("wrong-shape-model", 500, FAILED, "input"),
+    ("wrong-input", 500, FAILED, "no-such-input"),
+    ("wrong-output", 500, FAILED, "no-such-output"),
+];
+
+/// Modes that other tests, or the rest of the same test, are for.
+const ELSEWHERE: [&str; 7] = [
+    "loop",
+    "handles",
+    "wrong-datatype",
+    "create-refuse",
+    "create-trap",
+    "create-loop",
+    "signature-trap",
+];
+
+fn faults(name: &str, modes: &[&str]) -> String {
+    let variants = modes.iter().map(|mode| {
+        let config = format!("mode = \"{mode}\"");
+        variant(mode, "processor-faults@1", "default = \"digits@2\"", &config)
+    });
+    let variants: Vec<String> = variants.collect();
+    format!(
+        "name = {name:?}\ndirect = true\nrouting = {{ policy = \"weighted@1\", config = {{ weights = {{ {} = 1 }} }} }}\n{}",
+        modes[0],
+        variants.concat()
+    )
+}
+
+#[test]
+pub(crate) fn a_failure_is_one_requests_failure() {
+    let known: BTreeSet<String> =
+        FAULTS.iter().map(|fault| fault.0).chain(ELSEWHERE).map(str::to_owned).collect();
+    assert_eq!(modes("processor-faults"), known, "the guest's modes, and those with a test");
+
+    let host = Host::start_with(&["--processor-memory", "32", "--processor-cpu", "1000"]);
+    host.push_digits();
+    host.push("plugin", "empty", &guest("empty"));
+    host.push("plugin", "processor-faults", &guest("processor-faults"));
+    host.push("plugin", "weighted", &plugin("weighted"));
+    host.apply(&format!("name = \"healthy\"\n{}", variant("main", "empty@1", "", "")));
+    let listed: Vec<&str> = FAULTS.iter().map(|fault| fault.0).collect();
+    host.apply(&faults("faults", &[&listed[..], &["handles", "wrong-datatype", "loop"]].concat()));
+    host.apply(&format!("timeout_ms = 300\n{}", faults("short", &["loop"])));
+
+    let stop = AtomicBool::new(false);
+    let healthy = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let stopping = Stop(&stop);
+        let client = scope.spawn(|| {
+            let mut connection = host.connect();
+            while !stop.load(Ordering::Relaxed) {
+                let answer = connection.send(&Request::invoke("healthy", "x")).unwrap();
+                assert_eq!((answer.status, &*answer.body), (200, &b"\0"[..]), "{}", answer.text());
+                healthy.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let invoke = |endpoint: &str, mode: &str| {
+            host.send(&Request::invoke(&format!("{endpoint}/versions/{mode}"), "x"))
+        };
+        let infer = |mode: &str| {
+            host.send(&Request::infer(&format!("faults/versions/{mode}"), "x", &[1], &[0.0]))
+        };
+        let check = |mode: &str, answer: Answer, status, part: &str, logged: &str| {
+            let before = healthy.load(Ordering::Relaxed);
+            assert_eq!(answer.variant(), mode);
+            if status == 200 {
+                assert_eq!((answer.status, answer.text().as_str()), (200, part), "{mode}");
+            } else {
+                answer.check_error(mode, status, part);
+            }
+            if !logged.is_empty() {
+                let prediction = answer.header("berth-prediction").unwrap();
+                let entry = host.logged(prediction);
+                assert!(entry.contains(logged), "{mode}: {entry:?} lacks {logged:?}");
+            }
+            until("the healthy endpoint answers", || {
+                client.is_finished() || healthy.load(Ordering::Relaxed) > before
+            });
+        };
+        for (mode, status, part, logged) in FAULTS {
+            check(mode, invoke("faults", mode), status, part, logged);
+        }
+        check("handles", infer("handles"), 500, STOPPED, "host: ");
+        check("wrong-datatype", invoke("faults", "wrong-datatype"), 500, FAILED, "input");
+        // Its time is up before its share of a core is, and the other way round.
+        check("loop", invoke("short", "loop"), 504, "no answer within 300 ms", "took too long");
+        check(
+            "loop",
+            invoke("faults", "loop"),
+            504,
+            "more than its 1000 ms of CPU",
+            "more than 1s of CPU time",
+        );
+        check("none", infer("none"), 500, FAILED, "where tensors were asked for");
+        drop(stopping);
+        client.join().expect("the healthy endpoint never failed");
+    });
+
+    let traps = |kind| {
+        let labels = format!("plugin=\"processor-faults@1\",kind=\"{kind}\"");
+        host.metric(&format!("berth_plugin_traps_total{{{labels}}}"))
+    };
+    let counts = ["unreachable", "memory", "trap", "host", "cpu"].map(traps);
+    assert_eq!(counts, [2.0, 1.0, 1.0, 2.0, 1.0]);
+    let dropped = |mode| {
+        let labels =
+            format!("endpoint=\"faults\",variant=\"{mode}\",plugin=\"processor-faults@1\"");
+        host.metric(&format!("berth_plugin_dropped_total{{{labels}}}"))
+    };
+    assert!(dropped("chatter") > 90_000.0, "{} lines", dropped("chatter"));
+    assert_eq!(dropped("names"), 10_000.0 - 64.0);
+}
+
+#[test]
+pub(crate) fn a_processor_that_cannot_be_made_is_refused() {
+    let host = Host::start_with(&["--processor-cpu", "500"]);
+    host.push_digits();
+    host.push("plugin", "processor-faults", &guest("processor-faults"));
+    host.push("plugin", "weighted", &plugin("weighted"));
+    let live = host.apply(&faults("e", &["none"]));
+    for (mode, part) in [
+        (
+            "create-refuse",
+            "variants.create-refuse.config.mode: refused by processor-faults@1: create-refuse is refused",
+        ),
+        (
+            "create-trap",
+            "variants.create-trap: processor processor-faults@1: the plugin was stopped",
+        ),
+        (
+            "create-loop",
+            "variants.create-loop: processor processor-faults@1: the plugin used more than 500ms of CPU time",
+        ),
+        (
+            "signature-trap",
+            "variants.signature-trap: processor processor-faults@1: the plugin was stopped",
+        ),
+    ] {
+        // An operator is told where it trapped, which takes several lines.
+        let file = host.file("e.toml", faults("e", &[mode]));
+        let said = host.cli(&["apply", file.to_str().unwrap()]);
+        assert_ne!(said.code, 0, "{mode}");
+        assert!(said.stderr.contains(part), "{mode}: {}", said.stderr);
+        let answer = host.send(&Request::invoke("e", "x"));
+        assert_eq!((answer.revision(), answer.text().as_str()), (&*live, "ok"), "{mode}");
+    }
+}
+
+#[test]
+pub(crate) fn a_processor_reaches_what_its_variant_binds_and_nothing_else() {
+    let host = Host::start();
+    host.push_digits();
+    host.push("plugin", "probe", &guest("probe"));
+    host.file("words.txt", "hello");
+    let probe = |name: &str, role: &str, rest: &str| {
+        let config = format!("mode = \"{name}\", role = \"{role}\"");
+        let variant = variant("main", "probe@1", "default = \"digits@2\"", &config);
+        host.apply(&format!("name = {name:?}\n{variant}{rest}\n"));
+        host.send(&Request::invoke(name, "x")).json()
+    };
+    let bound = probe("bind", "default", "");
+    assert_eq!(bound["roles"], json!(["default"]));
+    assert_eq!((&bound["load_by_name"], &bound["open"]), (&json!("granted"), &json!("granted")));
+    let unbound = probe("bind", "other", "");
+    for (key, part) in [
+        ("load_by_name", "security: no model is bound to the role \"other\"; bound are: default"),
+        ("load", "security: plugins bring no models of their own"),
+        ("open", "no model is bound to the role \"other\""),
+        ("asset", "other"),
+    ] {
+        let outcome = unbound[key].as_str().unwrap();
+        assert!(outcome.contains(part), "{key}: {outcome:?} lacks {part:?}");
+    }
+    let assets = probe("assets", "default", "assets = { words = \"words.txt\" }");
+    let digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    assert_eq!(assets, json!({"words": {"digest": digest, "size": 5, "content": "hello"}}));
+
+    // The model answers the same through a processor as without one.
+    host.apply(&tensors("raw", "digits@2"));
+    let input: Vec<f32> = (0..64).map(|at| (at % 17) as f32).collect();
+    let expected = host.send(&Request::infer("raw", "input", &[1, 64], &input)).output();
+    for mode in ["graph", "model"] {
+        let config = format!("mode = \"{mode}\"");
+        let variant = variant("main", "probe@1", "default = \"digits@2\"", &config);
+        host.apply(&format!("name = {mode:?}\n{variant}"));
+        let answer = host.send(&Request::infer(mode, "input", &[1, 64], &input));
+        assert_eq!(answer.output(), expected, "{mode}");
+    }
+}
+
+/// The options that give the host one instance, which may run for ever.
+pub(crate) const ONE_INSTANCE: [&str; 4] = ["--max-instances", "1", "--processor-cpu", "3600000"];
+
+/// A connection whose request holds the host's only instance and never ends.
+pub(crate) fn take_the_instance(host: &Host) -> Connection {
+    host.push_model("m", &onnx::adder(1.0));
+    host.push("plugin", "empty", &guest("empty"));
+    host.push("plugin", "processor-faults", &guest("processor-faults"));
+    host.apply(&format!("name = \"healthy\"\n{}", variant("main", "empty@1", "", "")));
+    let forever = variant("main", "processor-faults@1", "default = \"m@1\"", "mode = \"loop\"");
+    host.apply(&format!("name = \"forever\"\ntimeout_ms = 3600000\n{forever}"));
+    assert_eq!(host.send(&Request::invoke("healthy", "x")).status, 200);
+    let take = || {
+        let mut connection = host.connect();
+        connection.start(&Request::invoke("forever", "x")).unwrap();
+        connection
+    };
+    let mut taken = take();
+    until("the instance is taken", || {
+        let is_taken = host.send(&Request::invoke("healthy", "x")).status == 503;
+        if !is_taken {
+            // The question may have held the instance when the other wanted it.
+            taken = take();
+        }
+        is_taken
+    });
+    taken
+}
+
+#[test]
+fn a_client_that_goes_away_frees_its_instance() {
+    let host = Host::start_with(&ONE_INSTANCE);
+    let taken = take_the_instance(&host);
+    host.send(&Request::invoke("healthy", "x")).check_error("meanwhile", 503, "overloaded");
+    drop(taken);
+    until("the instance is free", || host.send(&Request::invoke("healthy", "x")).status == 200);
+}
