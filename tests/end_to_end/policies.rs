@@ -51,10 +51,7 @@ pub(crate) fn an_evaluation_that_cannot_be_followed_is_refused() {
     assert_eq!(modes("policy-faults"), known, "the guest's modes, and those with a test");
     for (mode, part) in faults {
         let config = format!("mode = \"{mode}\", at_once = true");
-        let file = host.file("e.toml", routed("e", "policy-faults@1", &config));
-        let said = host.cli(&["apply", file.to_str().unwrap()]);
-        assert_ne!(said.code, 0, "{mode}");
-        assert!(said.stderr.contains(part), "{mode}: {} lacks {part:?}", said.stderr);
+        host.apply_refused(mode, &routed("e", "policy-faults@1", &config), part);
         let answer = host.send(&ask("e"));
         assert_eq!((answer.revision(), answer.variant()), (&*live, "second"), "{mode}");
     }
@@ -130,9 +127,7 @@ pub(crate) fn the_last_shares_serve_where_a_router_fails() {
     let live = host.apply(&routed("e", "router-faults@1", "mode = \"none\""));
     for (mode, part) in refused {
         let config = format!("mode = \"{mode}\"");
-        let file = host.file("e.toml", routed("e", "router-faults@1", &config));
-        let said = host.cli(&["apply", file.to_str().unwrap()]);
-        assert!(said.code != 0 && said.stderr.contains(part), "{mode}: {}", said.stderr);
+        host.apply_refused(mode, &routed("e", "router-faults@1", &config), part);
         assert_eq!(host.send(&ask("e")).revision(), live, "{mode}");
     }
     host.restart();

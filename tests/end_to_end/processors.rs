@@ -175,13 +175,19 @@ pub(crate) fn a_processor_that_cannot_be_made_is_refused() {
             "variants.signature-trap: processor processor-faults@1: the plugin was stopped",
         ),
     ] {
-        // An operator is told where it trapped, which takes several lines.
-        let file = host.file("e.toml", faults("e", &[mode]));
-        let said = host.cli(&["apply", file.to_str().unwrap()]);
-        assert_ne!(said.code, 0, "{mode}");
-        assert!(said.stderr.contains(part), "{mode}: {}", said.stderr);
+        host.apply_refused(mode, &faults("e", &[mode]), part);
         let answer = host.send(&Request::invoke("e", "x"));
         assert_eq!((answer.revision(), answer.text().as_str()), (&*live, "ok"), "{mode}");
+    }
+    // Where it trapped is for operators; of a list, one line.
+    host.apply_refused("never live", &faults("never", &["create-trap"]), "the plugin was stopped");
+    let answer = host.send(&Request::invoke("never", "x"));
+    answer.check_error("never live", 503, "the plugin was stopped: unreachable");
+    let shown = host.json(&["endpoint", "show", "never"]);
+    assert!(shown["problem"].as_str().unwrap().contains("\n    at "), "{shown}");
+    for arguments in [&["endpoint", "list"][..], &["endpoint", "history", "never"]] {
+        let table = host.ok(arguments);
+        assert_eq!(table.lines().count(), 3, "{table}");
     }
 }
 

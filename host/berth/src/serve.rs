@@ -80,7 +80,10 @@ impl Serve {
             .with_writer(std::io::stderr)
             .init();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(self.serve())
+        let served = runtime.block_on(self.serve());
+        // What still blocks a thread, such as a large model being opened, is not waited for.
+        runtime.shutdown_background();
+        served
     }
 
     async fn serve(self) -> anyhow::Result<()> {

@@ -4,10 +4,13 @@ use serde_json::Value;
 
 use crate::serve::say;
 
-/// Prints rows under a heading, columns aligned.
+/// Prints rows under a heading, columns aligned. Of a cell of several lines, the first.
 pub(crate) fn print(heading: &[&str], rows: &[Vec<String>]) {
+    let first_line = |cell: &String| cell.lines().next().unwrap_or_default().to_owned();
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(first_line).collect()).collect();
     let mut widths: Vec<usize> = heading.iter().map(|cell| cell.len()).collect();
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
@@ -17,7 +20,7 @@ pub(crate) fn print(heading: &[&str], rows: &[Vec<String>]) {
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     say(&line(heading.to_vec()));
-    for row in rows {
+    for row in &rows {
         say(&line(row.iter().map(String::as_str).collect()));
     }
 }

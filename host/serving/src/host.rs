@@ -96,6 +96,8 @@ impl Host {
             Some(live) => Ok(Arc::clone(live)),
             None => Err(match snapshot.waiting.get(name) {
                 Some(problem) => {
+                    // A trap's stack is for operators.
+                    let problem = problem.lines().next().unwrap_or_default();
                     RequestError::Unavailable(format!("endpoint {name:?} is not ready: {problem}"))
                 }
                 None => RequestError::NotFound(format!("there is no endpoint {name:?}")),
