@@ -31,9 +31,10 @@ impl From<WitLevel> for Level {
 /// The longest line kept, in bytes.
 const LINE: usize = 4 << 10;
 
-/// Cuts a line that is too long.
-fn bounded(message: &str) -> &str {
-    &message[..message.floor_char_boundary(LINE)]
+/// One line of at most [`LINE`] bytes: what could look like another line is made visible.
+fn one_line(message: &str) -> String {
+    let cut = &message[..message.floor_char_boundary(LINE)];
+    cut.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 impl Host for State {
@@ -42,7 +43,7 @@ impl Host for State {
     }
 
     fn write(&mut self, level: WitLevel, message: String) -> wasmtime::Result<()> {
-        self.bindings.sink.log(level.into(), bounded(&message));
+        self.bindings.sink.log(level.into(), &one_line(&message));
         Ok(())
     }
 }
@@ -54,7 +55,7 @@ impl Host for PolicyState {
     }
 
     fn write(&mut self, level: WitLevel, message: String) -> wasmtime::Result<()> {
-        (self.log)(level.into(), bounded(&message));
+        (self.log)(level.into(), &one_line(&message));
         Ok(())
     }
 }
@@ -64,9 +65,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_line_is_cut_between_characters() {
+    fn a_line_is_one_line_of_bounded_length() {
         let line = "é".repeat(LINE);
-        assert_eq!(bounded(&line).len(), LINE);
-        assert_eq!(bounded("short"), "short");
+        assert_eq!(one_line(&line).len(), LINE);
+        assert_eq!(one_line("short\tline"), "short\tline");
+        assert_eq!(
+            one_line("first\n2026 ERROR forged\u{1b}[31m"),
+            "first\u{fffd}2026 ERROR forged\u{fffd}[31m"
+        );
     }
 }

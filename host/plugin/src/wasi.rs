@@ -28,9 +28,13 @@ impl Said {
         self.0.extend_from_slice(bytes);
     }
 
-    /// What is kept, without surrounding white space; empties it.
+    /// What is kept, its lines joined by ` | ` so that they cannot pass for lines of the host's;
+    /// empties it.
     pub(crate) fn take(&mut self) -> String {
-        String::from_utf8_lossy(&std::mem::take(&mut self.0)).trim().to_owned()
+        let text = std::mem::take(&mut self.0);
+        let text = String::from_utf8_lossy(&text);
+        let lines = text.split(char::is_control).map(str::trim).filter(|line| !line.is_empty());
+        lines.collect::<Vec<_>>().join(" | ")
     }
 }
 
