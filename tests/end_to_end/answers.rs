@@ -34,11 +34,11 @@ fn every_answer_tells_who_gave_it() {
     check(&host.send(&Request::invoke("digits", "no picture")), 400, &digits, "main");
     check(&host.send(&Request::infer("raw", "input", &[1, 64], &[0.0; 64])), 200, &raw, "main");
     check(&host.send(&Request::infer("raw", "input", &[1, 2], &[0.0; 2])), 400, &raw, "main");
-    // Refused before a variant was chosen.
+    // Refused before a variant was chosen: it is the only one.
     let malformed = Request::post("/v2/models/raw/infer", "application/json", "{");
-    check(&host.send(&malformed), 400, &raw, "");
+    check(&host.send(&malformed), 400, &raw, "main");
     let direct = Request::infer("raw/versions/main", "input", &[1, 64], &[0.0; 64]);
-    check(&host.send(&direct), 403, &raw, "");
+    check(&host.send(&direct), 403, &raw, "main");
     check(&host.send(&Request::infer("probe", "x", &[1], &[0.0])), 200, &probe, "seen");
 }
 

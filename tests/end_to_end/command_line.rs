@@ -343,3 +343,14 @@ fn the_help_names_every_verb() {
     assert!(verbs.values().all(|&named| named), "{verbs:?}");
     assert!(berth(&["--version"], None, Path::new("/")).stdout.starts_with("berth "));
 }
+
+#[test]
+fn output_that_nobody_takes_is_no_panic() {
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = std::process::Command::new(crate::support::files::told("BERTH_BIN"));
+    let said =
+        command.args(["plugin", "inspect"]).arg(plugin("weighted")).stdout(full).output().unwrap();
+    let stderr = String::from_utf8(said.stderr).unwrap();
+    assert_eq!((said.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
+    assert!(stderr.starts_with("berth: the output cannot be written"), "{stderr}");
+}

@@ -89,3 +89,28 @@ fn a_model_that_takes_too_long_is_given_up() {
         assert_eq!(host.send(&quick).output(), [2.0]);
     }
 }
+
+/// One endpoint's plugin loops in every instance that the endpoint may hold.
+#[test]
+fn an_endpoint_cannot_take_every_instance() {
+    let host = Host::start_with(&["--max-instances", "4"]);
+    host.push("plugin", "processor-faults", &guest("processor-faults"));
+    host.push("plugin", "empty", &guest("empty"));
+    host.push_model("adder", &onnx::adder(1.0));
+    let model = "default = \"adder@1\"";
+    let looping = variant("main", "processor-faults@1", model, "mode = \"loop\"");
+    host.apply(&format!("name = \"looping\"\ntimeout_ms = 1000\n{looping}"));
+    host.apply(&format!("name = \"healthy\"\n{}", variant("main", "empty@1", "", "")));
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..12)
+            .map(|_| scope.spawn(|| host.send(&Request::invoke("looping", "x")).status))
+            .collect();
+        while clients.iter().any(|client| !client.is_finished()) {
+            assert_eq!(host.send(&Request::invoke("healthy", "x")).status, 200);
+        }
+        let mut statuses: Vec<u16> =
+            clients.into_iter().map(|client| client.join().unwrap()).collect();
+        statuses.sort_unstable();
+        assert!(statuses.starts_with(&[503]) && statuses.ends_with(&[504]), "{statuses:?}");
+    });
+}

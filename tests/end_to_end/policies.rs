@@ -15,7 +15,11 @@ fn host() -> Host {
 
 /// An endpoint of three variants under a policy.
 fn routed(name: &str, policy: &str, config: &str) -> String {
-    let variants = ["first", "second", "last"].map(|name| bare(name, "adder@1")).concat();
+    routed_among(&["first", "second", "last"], name, policy, config)
+}
+
+fn routed_among(variants: &[&str], name: &str, policy: &str, config: &str) -> String {
+    let variants: String = variants.iter().map(|name| bare(name, "adder@1")).collect();
     format!(
         "name = {name:?}\nattributes = {{ user = {{ header = \"x-user-id\" }}, fault = {{ header = \"x-fault\" }} }}\nunit = \"user\"\nrouting = {{ policy = {policy:?}, config = {{ {config} }} }}\n{variants}"
     )
@@ -139,18 +143,30 @@ pub(crate) fn the_last_shares_serve_where_a_router_fails() {
 fn a_router_that_is_not_pure_is_found_out() {
     let host = host();
     host.push("plugin", "router-faults", &guest("router-faults"));
-    host.apply(&routed("e", "router-faults@1", "mode = \"impure\""));
-    let mut connection = host.connect();
-    let mut arms = BTreeSet::new();
-    // One decision in 1,024 is made again; the 1,025th comes out differently.
-    for _ in 0..1024 {
-        arms.insert(connection.send(&ask("e")).unwrap().variant().to_owned());
+    // The guest goes round its arms, so that a sample at a fixed stride could miss it.
+    for arms in [&["first", "last"][..], &["first", "second", "last"]] {
+        host.apply(&routed_among(arms, "e", "router-faults@1", "mode = \"impure\""));
+        let mut connection = host.connect();
+        let labels = "endpoint=\"e\",policy=\"router-faults@1\",reason=\"impure\"";
+        let metric = format!("berth_policy_failures_total{{{labels}}}");
+        let before = host.metric(&metric);
+        let mut seen = BTreeSet::new();
+        // One decision in 256 is made again, and at least half of those come out differently.
+        for _ in 0..20_000 / 100 {
+            for _ in 0..100 {
+                seen.insert(connection.send(&ask("e")).unwrap().variant().to_owned());
+            }
+            if host.metric(&metric) > before {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), arms.len(), "{seen:?}");
+        let found = host.metric(&metric);
+        assert!(found > before, "{arms:?}: not found out");
+        for _ in 0..50 {
+            let answer = connection.send(&ask("e")).unwrap();
+            assert_eq!((answer.status, answer.variant()), (200, "first"));
+        }
+        assert_eq!(host.metric(&metric), found + 50.0);
     }
-    assert_eq!(arms.len(), 3, "{arms:?}");
-    for _ in 0..50 {
-        let answer = connection.send(&ask("e")).unwrap();
-        assert_eq!((answer.status, answer.variant()), (200, "first"));
-    }
-    let labels = "endpoint=\"e\",policy=\"router-faults@1\",reason=\"impure\"";
-    assert_eq!(host.metric(&format!("berth_policy_failures_total{{{labels}}}")), 50.0);
 }

@@ -182,7 +182,7 @@ pub(crate) fn a_processor_that_cannot_be_made_is_refused() {
     // Where it trapped is for operators; of a list, one line.
     host.apply_refused("never live", &faults("never", &["create-trap"]), "the plugin was stopped");
     let answer = host.send(&Request::invoke("never", "x"));
-    answer.check_error("never live", 503, "the plugin was stopped: unreachable");
+    answer.check_error("never live", 503, "no revision that answers");
     let shown = host.json(&["endpoint", "show", "never"]);
     assert!(shown["problem"].as_str().unwrap().contains("\n    at "), "{shown}");
     for arguments in [&["endpoint", "list"][..], &["endpoint", "history", "never"]] {

@@ -122,7 +122,11 @@ fn endpoint_files_that_do_not_fit_are_refused() {
             with("image-classifier@1", "none@1"),
             "variants.main.processor: there is no plugin none",
         ),
-        ("a policy as processor", with("image-classifier@1", "weighted@1"), "weighted@1"),
+        (
+            "a policy as processor",
+            with("image-classifier@1", "weighted@1"),
+            "variants.main.processor: weighted@1 is a policy, expected a processor",
+        ),
         (
             "a missing role",
             with("default =", "other ="),
@@ -182,7 +186,7 @@ fn endpoint_files_that_do_not_fit_are_refused() {
         (
             "a processor as policy",
             routed("image-classifier@1", ""),
-            "routing.policy: image-classifier@1 is a processor, no policy",
+            "routing.policy: image-classifier@1 is a processor, expected a policy",
         ),
         ("a missing policy", routed("none@1", ""), "routing.policy: there is no plugin none"),
         (

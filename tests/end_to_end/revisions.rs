@@ -111,6 +111,6 @@ fn a_revision_that_fails_leaves_the_live_one() {
     let never = wrong.replace("\"digits\"", "\"never\"");
     host.apply_refused("one that never was live", &never, "variants.main.config");
     let answer = host.send(&Request::invoke("never", an_eight()));
-    answer.check_error("one that never was live", 503, "variants.main.config");
+    answer.check_error("one that never was live", 503, "no revision that answers");
     assert_eq!(answer.header("retry-after"), Some("1"));
 }

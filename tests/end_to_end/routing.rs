@@ -224,7 +224,7 @@ fn metrics_tell_what_happened() {
     assert_eq!(host.metric(&format!("berth_requests_total{{{labels}}}")), 1.0);
     let errors = format!("berth_request_errors_total{{{labels},reason=\"invalid\"}}");
     assert_eq!(host.metric(&errors), 1.0);
-    let compiled = "berth_plugin_compile_seconds_count{plugin=\"weighted\"}";
+    let compiled = "berth_plugin_compile_seconds_count{plugin=\"weighted@1\"}";
     assert_eq!(host.metric(compiled), 1.0);
     let resident = "berth_model_resident_bytes{model=\"adder@2\"}";
     assert_eq!(host.metric(resident), onnx::adder(2.0).len() as f64);

@@ -2,10 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::Body as HttpBody;
-use axum::body::to_bytes;
 use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::from_fn;
@@ -19,12 +16,13 @@ use berth_serving::{
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value};
 
+use crate::body::Bodies;
 use crate::oip::metadata::{ModelMetadata, ModelReady, ServerLive, ServerMetadata, ServerReady};
-use crate::oip::{self, InferRequest, InferResponse};
+use crate::oip::{self, InferRequest, InferResponse, OipError};
 use crate::respond::{RequestId, error, identify, not_found, request_status, wrong_method};
 
-/// How long a client may take to send a body.
-const BODY_TIME: Duration = Duration::from_secs(60);
+/// A body from this size on, in bytes, takes milliseconds to decode.
+const LARGE: usize = 256 << 10;
 
 /// Marks the protocol's binary form.
 const BINARY: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -37,8 +35,8 @@ const ATTRIBUTE: usize = 1024;
 pub struct Data {
     /// The endpoints.
     pub host: Arc<Host>,
-    /// The largest body, in bytes.
-    pub max_body: usize,
+    /// What bodies may take.
+    pub bodies: Bodies,
 }
 
 /// The routes of the data port.
@@ -144,16 +142,16 @@ async fn infer(
         let message = "binary tensors are not taken: send them as JSON (without Inference-Header-Content-Length)";
         return found.refuse(error(StatusCode::BAD_REQUEST, message));
     }
-    let body = match read_body(&head.headers, body, data.max_body).await {
-        Ok(body) => body,
-        Err(response) => return found.refuse(response),
+    let held = match data.bodies.read(body).await {
+        Ok(held) => held,
+        Err(problem) => return found.refuse(problem.into_response()),
     };
-    let InferRequest { id: client_id, parameters, inputs, outputs } = match oip::decode_infer(&body)
-    {
+    let InferRequest { id: client_id, parameters, inputs, outputs } = match decode(&held.bytes) {
         Ok(decoded) => decoded,
-        Err(problem) => return found.refuse(error(StatusCode::BAD_REQUEST, &problem.to_string())),
+        Err(problem) => {
+            return found.refuse(error(StatusCode::BAD_REQUEST, &problem.to_string()));
+        }
     };
-    drop(body);
     let attributes = match attributes(&found.revision, &head.headers, &query, &parameters) {
         Ok(attributes) => attributes,
         Err(problem) => return found.refuse(refused(&problem)),
@@ -183,9 +181,9 @@ async fn invoke(
         Err(problem) => return refused(&problem),
     };
     let (head, body) = request.into_parts();
-    let bytes = match read_body(&head.headers, body, data.max_body).await {
-        Ok(body) => body,
-        Err(response) => return found.refuse(response),
+    let held = match data.bodies.read(body).await {
+        Ok(held) => held,
+        Err(problem) => return found.refuse(problem.into_response()),
     };
     let attributes = match attributes(&found.revision, &head.headers, &query, &Map::new()) {
         Ok(attributes) => attributes,
@@ -194,7 +192,10 @@ async fn invoke(
     let incoming = Incoming {
         request_id: id.text(),
         variant: found.variant.clone(),
-        body: Body::Bytes { content_type: text(&head.headers, "content-type"), bytes },
+        body: Body::Bytes {
+            content_type: text(&head.headers, "content-type"),
+            bytes: held.bytes.clone(),
+        },
         outputs: Vec::new(),
         attributes,
         trace_context: text(&head.headers, "traceparent"),
@@ -248,6 +249,17 @@ impl Found {
     /// Says which revision answered, and as which prediction.
     fn sign(&self, mut response: Response, prediction: &str) -> Response {
         insert(response.headers_mut(), "berth-revision", self.revision.id());
+        if !response.headers().contains_key("berth-variant") {
+            // None was chosen; the one asked for, or the only one, is the one that refuses.
+            let mut variants = self.revision.variants().map(|name| name.as_str());
+            let variant = match self.variant.as_deref() {
+                Some(asked) => variants.find(|variant| *variant == asked),
+                None => variants.next().filter(|_| variants.next().is_none()),
+            };
+            if let Some(variant) = variant {
+                insert(response.headers_mut(), "berth-variant", variant);
+            }
+        }
         insert(response.headers_mut(), "berth-prediction", prediction);
         response
     }
@@ -286,40 +298,13 @@ fn refused(problem: &RequestError) -> Response {
     error(request_status(problem), &problem.to_string())
 }
 
-async fn read_body(headers: &HeaderMap, body: HttpBody, most: usize) -> Result<Bytes, Response> {
-    let too_large = || {
-        let message = format!("the body is larger than {most} bytes");
-        error(StatusCode::PAYLOAD_TOO_LARGE, &message)
-    };
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    if length
-        .and_then(|length| length.parse::<u64>().ok())
-        .is_some_and(|length| length > most as u64)
-    {
-        return Err(too_large());
+/// Decodes a body. One that takes longer than other requests should wait leaves the thread to
+/// somebody else first.
+fn decode(body: &[u8]) -> Result<InferRequest, OipError> {
+    if body.len() < LARGE {
+        return oip::decode_infer(body);
     }
-    match tokio::time::timeout(BODY_TIME, to_bytes(body, most)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(problem)) if is_length_limit(&problem) => Err(too_large()),
-        Ok(Err(problem)) => {
-            Err(error(StatusCode::BAD_REQUEST, &format!("the body broke off: {problem}")))
-        }
-        Err(_) => {
-            let message = format!("the body took longer than {} s", BODY_TIME.as_secs());
-            Err(error(StatusCode::REQUEST_TIMEOUT, &message))
-        }
-    }
-}
-
-fn is_length_limit(problem: &axum::Error) -> bool {
-    let mut source = std::error::Error::source(problem);
-    while let Some(error) = source {
-        if error.is::<http_body_util::LengthLimitError>() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
+    tokio::task::block_in_place(|| oip::decode_infer(body))
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {

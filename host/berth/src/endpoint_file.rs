@@ -38,7 +38,7 @@ fn parse(text: &str) -> anyhow::Result<EndpointSpec> {
         let key = error
             .span()
             .and_then(|span| text.get(span))
-            .filter(|key| key.len() < 64 && !key.contains('\n'));
+            .filter(|key| (2..64).contains(&key.len()) && !key.contains('\n'));
         let place = line.map_or_else(String::new, |line| format!("line {line}: "));
         let at = key.map_or_else(String::new, |key| format!(" (at {key})"));
         anyhow!("{place}{}{at}", error.message())

@@ -1,6 +1,6 @@
 //! The host: opens everything, listens, serves, drains.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::serve::ListenerExt as _;
 use berth_api::admin::{self, Admin};
+use berth_api::body::Bodies;
 use berth_api::data::{self, Data};
 use berth_inference::{Runtime, RuntimeOptions};
 use berth_monitor::Exporter;
@@ -46,6 +47,9 @@ pub(crate) struct Serve {
     /// The largest body of a request, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     max_body: usize,
+    /// The bodies of all requests under way together, in MiB; what finds no room is answered 503.
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    max_bodies: usize,
     /// Requests under way at once; the next is answered 503.
     #[arg(long, value_name = "N", default_value_t = 1024)]
     max_requests: usize,
@@ -122,7 +126,10 @@ impl Serve {
             if engines.pooled() { ", pooled" } else { ", made on demand" },
         ));
 
-        let data = data::router(Data { host: Arc::clone(&host), max_body: self.max_body << 20 });
+        let data = data::router(Data {
+            host: Arc::clone(&host),
+            bodies: Bodies::new(self.max_body << 20, self.max_bodies << 20),
+        });
         let admin = admin::router(Admin { host: Arc::clone(&host), exporter: exporter.clone() });
         let (stop, stopped) = watch::channel(false);
         let drain = |mut stopped: watch::Receiver<bool>| async move {
@@ -203,7 +210,12 @@ async fn keep_house(host: Arc<Host>, exporter: Exporter) {
 }
 
 /// Prints for people and for programs that wait for it.
-#[expect(clippy::print_stdout, reason = "the command line's output")]
 pub(crate) fn say(text: &str) {
-    println!("{text}");
+    if let Err(error) = writeln!(std::io::stdout(), "{text}") {
+        // Whoever read the output has had enough of it.
+        if error.kind() != std::io::ErrorKind::BrokenPipe {
+            eprintln!("berth: the output cannot be written: {error}");
+        }
+        std::process::exit(1);
+    }
 }

@@ -1,7 +1,7 @@
 //! Routers: policies that see each request, kept warm and called in place.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 use wasmtime::Store;
@@ -16,8 +16,8 @@ use crate::policy::{EVALUATE_FUEL, Policy, PolicyState, refused, stopped, to_wit
 /// Fuel for one routing decision: some hundreds of microseconds.
 const ROUTE_FUEL: u64 = 1_000_000;
 
-/// One decision in this many is run again on a fresh instance.
-const RECHECK: u64 = 1024;
+/// One decision in this many, picked by chance, is run again on a fresh instance.
+const RECHECK: u64 = 256;
 
 /// Routers kept warm for each plan: as many as threads can ask at once.
 fn warm() -> usize {
@@ -39,7 +39,6 @@ impl Policy {
             observation: Arc::clone(observation),
             plan: plan.clone(),
             warm: ArrayQueue::new(warm()),
-            decisions: AtomicU64::new(0),
             quarantined: AtomicBool::new(false),
         };
         let first = routers.build()?;
@@ -55,7 +54,6 @@ pub struct Routers {
     observation: Arc<Observation>,
     plan: Plan,
     warm: ArrayQueue<Router>,
-    decisions: AtomicU64,
     quarantined: AtomicBool,
 }
 
@@ -76,7 +74,7 @@ impl Routers {
             None => self.build()?,
         };
         let decision = self.ask(&mut router, subject)?;
-        if self.decisions.fetch_add(1, Ordering::Relaxed).is_multiple_of(RECHECK)
+        if subject.chance.is_multiple_of(RECHECK)
             && self.ask(&mut self.build()?, subject)? != decision
         {
             self.quarantined.store(true, Ordering::Relaxed);

@@ -287,7 +287,7 @@ mod tests {
         said.write(&vec![b'x'; 10_000]);
         said.write(b"\nthe end\n");
         let kept = said.take();
-        assert!(kept.len() <= SAID && kept.ends_with("the end"));
+        assert!(kept.len() <= 3 * SAID && kept.ends_with("x | the end"), "{kept}");
         assert_eq!(said.take(), "");
     }
 }

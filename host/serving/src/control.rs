@@ -80,7 +80,11 @@ impl Host {
                 pushed_ms: catalog::now_ms(),
                 inspection: component.inspection.clone(),
             };
-            catalog::push(&workshop.store, version, &note)
+            let pushed = catalog::push(&workshop.store, version, &note)?;
+            if let Some(compile) = component.times.compile {
+                berth_monitor::compiled(&catalog::pin(&pushed).to_string(), compile);
+            }
+            Ok(pushed)
         })
         .await
     }

@@ -2,7 +2,7 @@
 //! revisions that it held before.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,9 @@ use crate::prepare::Workshop;
 
 /// Why an endpoint does not answer yet.
 pub(crate) const PREPARING: &str = "it is being prepared";
+
+/// On an idle host, one sweep in this many hands freed memory back to the system.
+const TRIM: u64 = 10;
 
 /// The most revisions that stay warm only for rollbacks.
 const BAKING: usize = 64;
@@ -54,6 +57,7 @@ pub struct Host {
     pub(crate) control: Arc<tokio::sync::Mutex<()>>,
     baking: Mutex<VecDeque<(Instant, Arc<LiveRevision>)>>,
     restored: AtomicBool,
+    sweeps: AtomicU64,
     options: HostOptions,
 }
 
@@ -75,6 +79,7 @@ impl Host {
             control: Arc::default(),
             baking: Mutex::default(),
             restored: AtomicBool::new(false),
+            sweeps: AtomicU64::new(0),
             options,
         })
     }
@@ -95,11 +100,9 @@ impl Host {
         match snapshot.live.get(name) {
             Some(live) => Ok(Arc::clone(live)),
             None => Err(match snapshot.waiting.get(name) {
-                Some(problem) => {
-                    // A trap's stack is for operators.
-                    let problem = problem.lines().next().unwrap_or_default();
-                    RequestError::Unavailable(format!("endpoint {name:?} is not ready: {problem}"))
-                }
+                Some(_) => RequestError::Unavailable(format!(
+                    "endpoint {name:?} has no revision that answers; its operator sees why"
+                )),
                 None => RequestError::NotFound(format!("there is no endpoint {name:?}")),
             }),
         }
@@ -170,7 +173,10 @@ impl Host {
             }
             expired
         };
-        if !expired.is_empty() {
+        let admission = &self.workshop.admission;
+        let idle = admission.requests.available_permits() == self.options.max_requests;
+        let sweeps = self.sweeps.fetch_add(1, Ordering::Relaxed);
+        if !expired.is_empty() || (idle && sweeps.is_multiple_of(TRIM)) {
             drop(expired);
             give_memory_back();
         }

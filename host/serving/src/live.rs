@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::draw::Shares;
 use crate::error::RequestError;
+use crate::sink::VariantSink;
 use crate::spec::AttributeSource;
 
 /// A revision ready to answer. Requests hold it until they are done.
@@ -31,6 +32,9 @@ pub struct LiveRevision {
     pub(crate) routing: Routing,
     pub(crate) variants: Vec<LiveVariant>,
     pub(crate) admission: Arc<Admission>,
+    /// Instances that this revision may hold: fewer than there are, so that one endpoint's plugin
+    /// cannot take every instance from the others.
+    pub(crate) instances: Semaphore,
 }
 
 /// How many requests are let in at once, over all endpoints.
@@ -68,6 +72,7 @@ pub(crate) enum Way {
         processor: Arc<Processor>,
         signature: Signature,
         bindings: Arc<Bindings>,
+        sink: Arc<VariantSink>,
         metrics: PluginMetrics,
     },
 }
@@ -314,11 +319,13 @@ impl LiveRevision {
                     Ok(Reply { tensors, ..Reply::default() })
                 }
             },
-            Way::Processor { processor, signature, bindings, metrics } => {
+            Way::Processor { processor, signature, bindings, sink, metrics } => {
                 if let Body::Tensors(inputs) = &incoming.body {
                     check_inputs(inputs, signature)?;
                 }
-                let Ok(_instance) = self.admission.instances.try_acquire() else {
+                let (Ok(_own), Ok(_instance)) =
+                    (self.instances.try_acquire(), self.admission.instances.try_acquire())
+                else {
                     return Err(RequestError::Overloaded);
                 };
                 let wants_tensors = incoming.wants_tensors;
@@ -346,7 +353,9 @@ impl LiveRevision {
                     } else if let CallError::Cpu(_) = error {
                         metrics.trapped("cpu");
                     }
-                    if !matches!(error, CallError::Caller(_) | CallError::Overloaded) {
+                    if !matches!(error, CallError::Caller(_) | CallError::Overloaded)
+                        && sink.has_room()
+                    {
                         tracing::error!(
                             endpoint = self.endpoint.as_str(),
                             variant = variant.name.as_str(),

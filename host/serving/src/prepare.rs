@@ -11,12 +11,13 @@ use berth_plugin::engine::Engines;
 use berth_plugin::observing::Arm;
 use berth_plugin::{
     Asset, Bindings, BoundModel, CallError, Compiled, CreateError, Evaluation, LoadError,
-    Observation, Policy, Processor, ProcessorLimits, Sink as _,
+    Observation, Policy, Processor, ProcessorLimits, Sink,
 };
 use berth_store::Store;
 use berth_tensor::Digest;
 use bytes::Bytes;
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
 
 use crate::catalog::now_ms;
 use crate::documents::{Pinned, PinnedPolicy, PinnedVariant, Revision};
@@ -35,6 +36,8 @@ pub(crate) struct Workshop {
     pub(crate) runtime: Runtime,
     pub(crate) engines: Arc<Engines>,
     pub(crate) admission: Arc<Admission>,
+    /// Instances that one endpoint may hold at once.
+    instances_each: usize,
     models: Shared<Model>,
     components: Shared<Compiled>,
     assets: Shared<Asset>,
@@ -72,7 +75,9 @@ impl Workshop {
         engines: Arc<Engines>,
         admission: Arc<Admission>,
     ) -> Self {
+        let instances = admission.instances.available_permits();
         Self {
+            instances_each: instances - instances / 4,
             store,
             runtime,
             engines,
@@ -104,7 +109,6 @@ impl Workshop {
             let compiled = compiled
                 .map_err(|source| ControlError::Plugin { plugin: name.to_owned(), source })?;
             if let Some(compile) = compiled.times.compile {
-                berth_monitor::compiled(name, compile);
                 tracing::info!(plugin = name, "compiled in {compile:.1?}");
             }
             Ok(Arc::new(compiled))
@@ -150,6 +154,7 @@ impl Workshop {
             direct: revision.direct,
             routing,
             variants,
+            instances: Semaphore::new(self.instances_each),
             admission: Arc::clone(&self.admission),
         };
         Ok((live, evaluation))
@@ -185,16 +190,17 @@ impl Workshop {
         let way = match (&variant.processor, component) {
             (Some(plugin), Some(component)) => {
                 check_wants(revision, variant, &component)?;
+                let sink = Arc::new(VariantSink::new(
+                    endpoint,
+                    variant.name.as_str(),
+                    &plugin.to_string(),
+                ));
                 let bindings = Arc::new(Bindings {
                     models: models.clone(),
                     assets,
-                    sink: Arc::new(VariantSink::new(
-                        endpoint,
-                        variant.name.as_str(),
-                        &plugin.to_string(),
-                    )),
+                    sink: Arc::clone(&sink) as Arc<dyn Sink>,
                 });
-                self.processor(variant, plugin, &component, bindings).await?
+                self.processor(variant, plugin, &component, bindings, sink).await?
             }
             _ => match models.first() {
                 Some(bound) => Way::Model(Arc::clone(&bound.model)),
@@ -214,6 +220,7 @@ impl Workshop {
         plugin: &Pinned,
         component: &Arc<Compiled>,
         bindings: Arc<Bindings>,
+        sink: Arc<VariantSink>,
     ) -> Result<Way, ControlError> {
         let name = plugin.to_string();
         let most = self.engines.limits();
@@ -244,7 +251,7 @@ impl Workshop {
             },
         })?;
         let metrics = PluginMetrics::new(&name);
-        Ok(Way::Processor { processor: Arc::new(processor), signature, bindings, metrics })
+        Ok(Way::Processor { processor: Arc::new(processor), signature, bindings, sink, metrics })
     }
 
     fn routing(

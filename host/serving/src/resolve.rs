@@ -1,6 +1,7 @@
 //! From an endpoint file to a revision: every reference fixed by digest, and what differs from the
 //! live revision.
 
+use berth_plugin::Kind;
 use berth_tensor::Digest;
 
 use crate::catalog::{self, pin};
@@ -37,6 +38,7 @@ impl Host {
     fn resolve_policy(&self, spec: &PolicySpec) -> Result<PinnedPolicy, ControlError> {
         let found = catalog::resolve::<PluginVersion>(self.store(), &spec.policy);
         let version = found.map_err(|error| at("routing.policy", error))?;
+        expect_kind(&version, Kind::Policy, "routing.policy")?;
         Ok(PinnedPolicy { policy: pin(&version), config: spec.config.clone() })
     }
 
@@ -46,7 +48,9 @@ impl Host {
             None => None,
             Some(reference) => {
                 let found = catalog::resolve::<PluginVersion>(self.store(), reference);
-                Some(pin(&found.map_err(|error| at(&key("processor"), error))?))
+                let version = found.map_err(|error| at(&key("processor"), error))?;
+                expect_kind(&version, Kind::Processor, &key("processor"))?;
+                Some(pin(&version))
             }
         };
         let models = spec.models.iter().map(|(role, reference)| {
@@ -138,6 +142,15 @@ impl Host {
         let fresh = new.into_iter().filter(|import| !old.contains(import));
         fresh.map(|import| format!("variant {}: newly imports {import}", after.name)).collect()
     }
+}
+
+/// Refuses a plugin of the other kind.
+fn expect_kind(version: &PluginVersion, kind: Kind, key: &str) -> Result<(), ControlError> {
+    let found = version.inspection.kind;
+    if found == kind {
+        return Ok(());
+    }
+    Err(SpecError::new(key, format!("{} is a {found}, expected a {kind}", pin(version))).into())
 }
 
 /// Puts the key of the endpoint file before what could not be found.

@@ -35,7 +35,16 @@ impl VariantSink {
         }
     }
 
-    fn has_room(&self) -> bool {
+    /// Whether the log takes another line about this plugin now; one that is not taken is counted.
+    pub(crate) fn has_room(&self) -> bool {
+        let has_room = self.count_line();
+        if !has_room {
+            self.metrics.dropped();
+        }
+        has_room
+    }
+
+    fn count_line(&self) -> bool {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.since.elapsed() > Duration::from_secs(1) {
             *lines = Lines { since: Instant::now(), count: 0 };
@@ -56,11 +65,7 @@ impl Sink for VariantSink {
     }
 
     fn log(&self, level: Level, message: &str) {
-        if !self.enabled(level) {
-            return;
-        }
-        if !self.has_room() {
-            self.metrics.dropped();
+        if !self.enabled(level) || !self.has_room() {
             return;
         }
         let Self { endpoint, variant, plugin, .. } = self;

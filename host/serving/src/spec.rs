@@ -129,7 +129,7 @@ impl EndpointSpec {
         if let Some(unit) = &self.unit
             && !self.attributes.contains_key(unit)
         {
-            return Err(SpecError::new("unit", format!("{unit:?} is not among the attributes")));
+            return Err(SpecError::new("unit", format!("\"{unit}\" is not among the attributes")));
         }
         if let Some(timeout) = self.timeout_ms
             && !(1..=TIMEOUT_MS).contains(&timeout)

@@ -5,6 +5,9 @@ use std::io::Cursor;
 use image::codecs::png::PngDecoder;
 use image::{DynamicImage, ImageDecoder, Limits};
 
+/// The longest side, in pixels: resizing holds one side at full length for every row of the result.
+const SIDE: u32 = 16_384;
+
 /// Decodes a PNG of at most `max_pixels`. The error says to the caller what is wrong with it.
 pub(crate) fn png(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage, String> {
     let mut limits = Limits::default();
@@ -17,6 +20,9 @@ pub(crate) fn png(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage, String>
         return Err(format!(
             "the picture has {width} x {height} pixels; at most {max_pixels} in all are taken"
         ));
+    }
+    if width.max(height) > SIDE {
+        return Err(format!("the picture has {width} x {height} pixels; a side is at most {SIDE}"));
     }
     DynamicImage::from_decoder(decoder).map_err(no_png)
 }
@@ -42,6 +48,8 @@ mod tests {
         let bytes = encoded(&image);
         assert_eq!(png(&bytes, 15).unwrap(), image);
         refuse(&bytes, 14, "5 x 3 pixels; at most 14");
+        let thin = encoded(&DynamicImage::new_luma8(SIDE + 1, 1));
+        refuse(&thin, 1 << 24, "16385 x 1 pixels; a side is at most 16384");
         refuse(&bytes[..bytes.len() / 2], 15, "no PNG");
         refuse(b"GIF89a", 15, "no PNG");
         refuse(b"", 15, "no PNG");
