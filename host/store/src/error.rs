@@ -46,7 +46,7 @@ pub enum StoreError {
         actual: Digest,
     },
     /// There is no blob of that digest.
-    #[error("blob {digest} is not in the store; push the content again")]
+    #[error("blob {digest} is not in the store ({} does not exist)", .path.display())]
     Missing {
         /// The digest asked for.
         digest: Digest,
@@ -55,7 +55,8 @@ pub enum StoreError {
     },
     /// A blob's file was altered on the disk. Pushing the same content again repairs it.
     #[error(
-        "blob {digest} is corrupt: its content now has sha256 {actual}; push the same content again to repair it"
+        "blob {digest} is corrupt: {} now has sha256 {actual}; push the same content again to repair it",
+        .path.display()
     )]
     Corrupt {
         /// The digest asked for.
