@@ -2,8 +2,7 @@
 
 use anyhow::Result;
 
-use crate::build::Build;
-use crate::onnxruntime;
+use crate::build;
 use crate::workspace::{cargo, run, say};
 
 /// Runs the criterion benchmarks and prints what they measured.
@@ -15,8 +14,7 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
-        let library = onnxruntime::library()?;
-        let metadata = Build { guests: true, examples: false }.run()?;
+        let built = build::for_tests()?;
         say("measuring");
         let mut bench = cargo();
         // The whole workspace, so that dependencies are compiled once for this and the tests.
@@ -29,11 +27,7 @@ impl Bench {
             "overhead",
             "--",
         ]);
-        bench.args(&self.filter);
-        bench
-            .env("BERTH_PLUGINS", metadata.plugins())
-            .env("BERTH_GUESTS", metadata.guests())
-            .env("ORT_DYLIB_PATH", library);
+        bench.args(&self.filter).envs(built);
         run(&mut bench, "cargo bench")
     }
 }

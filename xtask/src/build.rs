@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::onnxruntime;
 use crate::workspace::{Component, Metadata, cargo, run, say};
 
 const TARGET: &str = "wasm32-wasip2";
@@ -59,6 +60,18 @@ impl Build {
         }
         Ok(metadata)
     }
+}
+
+/// Builds what tests and benchmarks use, and answers the variables by which they find it.
+pub(crate) fn for_tests() -> Result<[(&'static str, PathBuf); 4]> {
+    let library = onnxruntime::library()?;
+    let metadata = Build { guests: true, examples: false }.run()?;
+    Ok([
+        ("BERTH_BIN", metadata.binary()),
+        ("BERTH_PLUGINS", metadata.plugins()),
+        ("BERTH_GUESTS", metadata.guests()),
+        ("ORT_DYLIB_PATH", library),
+    ])
 }
 
 fn names(components: &[Component]) -> String {

@@ -2,8 +2,7 @@
 
 use anyhow::Result;
 
-use crate::build::Build;
-use crate::onnxruntime;
+use crate::build;
 use crate::workspace::{cargo, run, say};
 
 /// Builds everything and runs every test.
@@ -15,11 +14,8 @@ pub(crate) struct Test {
 }
 
 impl Test {
-    /// Tests find what was built through BERTH_BIN, BERTH_PLUGINS, BERTH_GUESTS and
-    /// ORT_DYLIB_PATH.
     pub(crate) fn run(&self) -> Result<()> {
-        let library = onnxruntime::library()?;
-        let metadata = Build { guests: true, examples: false }.run()?;
+        let built = build::for_tests()?;
         say("testing");
         let mut test = cargo();
         test.args(["test", "--release"]);
@@ -30,11 +26,7 @@ impl Test {
         {
             test.arg("--workspace");
         }
-        test.args(&self.arguments)
-            .env("BERTH_BIN", metadata.binary())
-            .env("BERTH_PLUGINS", metadata.plugins())
-            .env("BERTH_GUESTS", metadata.guests())
-            .env("ORT_DYLIB_PATH", library);
+        test.args(&self.arguments).envs(built);
         run(&mut test, "cargo test")
     }
 }

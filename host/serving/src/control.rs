@@ -71,7 +71,7 @@ impl Host {
     ) -> Result<PluginVersion, ControlError> {
         let workshop = Arc::clone(&self.workshop);
         blocking(move || {
-            let component = workshop.component(name.as_str(), digest)?;
+            let (component, took) = workshop.compile(name.as_str(), digest)?;
             let version = PluginVersion {
                 name,
                 version: 0,
@@ -81,8 +81,8 @@ impl Host {
                 inspection: component.inspection.clone(),
             };
             let pushed = catalog::push(&workshop.store, version, &note)?;
-            if let Some(compile) = component.times.compile {
-                berth_monitor::compiled(&catalog::pin(&pushed).to_string(), compile);
+            if let Some(took) = took {
+                berth_monitor::compiled(&catalog::pin(&pushed).to_string(), took);
             }
             Ok(pushed)
         })

@@ -10,8 +10,8 @@ use berth_monitor::{EndpointMetrics, PluginMetrics};
 use berth_plugin::engine::Engines;
 use berth_plugin::observing::Arm;
 use berth_plugin::{
-    Asset, Bindings, BoundModel, CallError, Compiled, CreateError, Evaluation, LoadError,
-    Observation, Policy, Processor, ProcessorLimits, Sink,
+    Asset, Bindings, BoundModel, CallError, Compiled, CreateError, Evaluation, Observation, Policy,
+    Processor, ProcessorLimits, Sink,
 };
 use berth_store::Store;
 use berth_tensor::Digest;
@@ -97,22 +97,36 @@ impl Workshop {
         })
     }
 
-    /// Compiles a component, or finds it compiled. Blocks.
-    pub(crate) fn component(
+    /// Compiles a component, or finds it compiled; also answers how long compiling took, when it was
+    /// done now. Blocks.
+    pub(crate) fn compile(
         &self,
         name: &str,
         digest: Digest,
-    ) -> Result<Arc<Compiled>, ControlError> {
-        self.components.get_or_make(digest, || {
+    ) -> Result<(Arc<Compiled>, Option<Duration>), ControlError> {
+        let mut took = None;
+        let component = self.components.get_or_make(digest, || {
             let bytes = self.store.blob_read(&digest)?;
             let compiled = self.engines.compile(&digest, &bytes);
             let compiled = compiled
                 .map_err(|source| ControlError::Plugin { plugin: name.to_owned(), source })?;
-            if let Some(compile) = compiled.times.compile {
-                tracing::info!(plugin = name, "compiled in {compile:.1?}");
+            took = compiled.times.compile;
+            if let Some(took) = took {
+                tracing::info!(plugin = name, "compiled in {took:.1?}");
             }
-            Ok(Arc::new(compiled))
-        })
+            Ok::<_, ControlError>(Arc::new(compiled))
+        })?;
+        Ok((component, took))
+    }
+
+    /// The component of a plugin's version. Blocks.
+    fn component(&self, plugin: &Pinned) -> Result<Arc<Compiled>, ControlError> {
+        let name = plugin.to_string();
+        let (component, took) = self.compile(&name, plugin.digest)?;
+        if let Some(took) = took {
+            berth_monitor::compiled(&name, took);
+        }
+        Ok(component)
     }
 
     fn asset(&self, digest: Digest) -> Result<Arc<Asset>, ControlError> {
@@ -178,11 +192,8 @@ impl Workshop {
                 .iter()
                 .map(|(name, digest)| Ok((name.clone(), workshop.asset(*digest)?)));
             let assets = assets.collect::<Result<Vec<_>, ControlError>>()?;
-            let component = pinned
-                .processor
-                .as_ref()
-                .map(|plugin| workshop.component(&plugin.to_string(), plugin.digest))
-                .transpose()?;
+            let component =
+                pinned.processor.as_ref().map(|plugin| workshop.component(plugin)).transpose()?;
             Ok((models, assets, component))
         })
         .await?;
@@ -261,17 +272,13 @@ impl Workshop {
         evaluation: Option<Evaluation>,
     ) -> Result<(Routing, Evaluation), ControlError> {
         let name = pinned.policy.to_string();
-        let component = self.component(&name, pinned.policy.digest)?;
+        let component = self.component(&pinned.policy)?;
         check_attributes(revision, &component)?;
         let sink = VariantSink::new(revision.endpoint.as_str(), "", &name);
         let log = Arc::new(move |level, message: &str| sink.log(level, message));
         let policy = Policy::new(&self.engines, &component, name.clone(), log);
-        let policy = policy.map_err(|source| match source {
-            LoadError::UnknownWorld { found, .. } => {
-                SpecError::new("routing.policy", format!("{name} is {found}, no policy")).into()
-            }
-            source => ControlError::Plugin { plugin: name.clone(), source },
-        })?;
+        let policy =
+            policy.map_err(|source| ControlError::Plugin { plugin: name.clone(), source })?;
         let policy = Arc::new(policy);
         let observation = Arc::new(observation(revision, &pinned.config));
         let refused = |source: berth_plugin::PolicyError| match source {
