@@ -3,6 +3,7 @@
 //! - [`accuracy`]: pictures through the whole path
 //! - [`answers`]: the headers of every answer
 //! - [`command_line`]: the verbs, their output and their exit codes
+//! - [`connections`]: too many of them, idle ones, slow ones
 //! - [`datatypes`]: tensors of every datatype
 //! - [`durability`]: kills, broken files
 //! - [`guests`]: every guest has a test
@@ -21,6 +22,7 @@
 mod accuracy;
 mod answers;
 mod command_line;
+mod connections;
 mod datatypes;
 mod durability;
 mod guests;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{StatusCode, header};
-use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
@@ -19,7 +18,7 @@ use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::respond::{ControlFailure, error, identify, not_found, wrong_method};
+use crate::respond::{ControlFailure, error, not_found, wrong_method};
 
 /// The largest model, in bytes.
 const MODEL_SIZE: u64 = 64 << 30;
@@ -57,7 +56,6 @@ pub fn router(admin: Admin) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(SPEC_SIZE))
-        .layer(from_fn(identify))
         .with_state(admin)
 }
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use axum::extract::{Extension, Path, Query, Request, State};
+use axum::extract::{Extension, Query, RawPathParams, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -19,13 +19,18 @@ use serde_json::{Map, Value};
 use crate::body::Bodies;
 use crate::oip::metadata::{ModelMetadata, ModelReady, ServerLive, ServerMetadata, ServerReady};
 use crate::oip::{self, InferRequest, InferResponse, OipError};
-use crate::respond::{RequestId, error, identify, not_found, request_status, wrong_method};
+use crate::respond::{RequestId, error, not_found, request_status, wrong_method};
 
 /// A body from this size on, in bytes, takes milliseconds to decode.
 const LARGE: usize = 256 << 10;
 
 /// Marks the protocol's binary form.
 const BINARY: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// The revision that took a request, the variant that had it, the host's id of the prediction.
+const REVISION: HeaderName = HeaderName::from_static("berth-revision");
+const VARIANT: HeaderName = HeaderName::from_static("berth-variant");
+const PREDICTION: HeaderName = HeaderName::from_static("berth-prediction");
 
 /// The longest value of an attribute, in bytes.
 const ATTRIBUTE: usize = 1024;
@@ -41,22 +46,19 @@ pub struct Data {
 
 /// The routes of the data port.
 pub fn router(data: Data) -> Router {
-    let model = Router::new()
-        .route("/", get(metadata))
-        .route("/ready", get(model_ready))
-        .route("/infer", post(infer))
-        .route("/invoke", post(invoke));
-    Router::new()
+    let mut router = Router::new()
         .route("/v2", get(server))
         .route("/v2/", get(server))
         .route("/v2/health/live", get(live))
-        .route("/v2/health/ready", get(ready))
-        .nest("/v2/models/{endpoint}", model.clone())
-        .nest("/v2/models/{endpoint}/versions/{variant}", model)
-        .fallback(not_found)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn(identify))
-        .with_state(data)
+        .route("/v2/health/ready", get(ready));
+    for target in ["/v2/models/{endpoint}", "/v2/models/{endpoint}/versions/{variant}"] {
+        router = router
+            .route(target, get(metadata))
+            .route(&format!("{target}/ready"), get(model_ready))
+            .route(&format!("{target}/infer"), post(infer))
+            .route(&format!("{target}/invoke"), post(invoke));
+    }
+    router.fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(data)
 }
 
 async fn server() -> Json<ServerMetadata> {
@@ -77,24 +79,24 @@ async fn ready(State(data): State<Data>) -> Response {
     (status, Json(ServerReady { ready, live: true })).into_response()
 }
 
-/// The endpoint, and the variant when the path names one.
-type Target = Path<HashMap<String, String>>;
-
+/// The endpoint that a path names, and the variant when it names one.
 struct Found {
     revision: Arc<LiveRevision>,
     endpoint: String,
     variant: Option<String>,
 }
 
-fn find(data: &Data, Path(mut target): Target) -> Result<Found, RequestError> {
-    let endpoint = target.remove("endpoint").unwrap_or_default();
-    let revision = data.host.endpoint(&endpoint)?;
-    Ok(Found { revision, endpoint, variant: target.remove("variant") })
+fn find(data: &Data, target: &RawPathParams) -> Result<Found, RequestError> {
+    let part = |part| target.iter().find_map(|(name, value)| (name == part).then_some(value));
+    let endpoint = part("endpoint").unwrap_or_default();
+    let revision = data.host.endpoint(endpoint)?;
+    let variant = part("variant").map(str::to_owned);
+    Ok(Found { revision, endpoint: endpoint.to_owned(), variant })
 }
 
-async fn metadata(State(data): State<Data>, target: Target) -> Response {
+async fn metadata(State(data): State<Data>, target: RawPathParams) -> Response {
     let answer = || {
-        let Found { revision, endpoint, variant } = find(&data, target)?;
+        let Found { revision, endpoint, variant } = find(&data, &target)?;
         let metadata = revision.metadata(variant.as_deref())?;
         let platform =
             if metadata.bodies.is_some() { "berth_processor" } else { "onnxruntime_onnx" };
@@ -116,24 +118,24 @@ async fn metadata(State(data): State<Data>, target: Target) -> Response {
     answer().map_or_else(|problem| refused(&problem), IntoResponse::into_response)
 }
 
-async fn model_ready(State(data): State<Data>, target: Target) -> Response {
-    let name = target.get("endpoint").cloned().unwrap_or_default();
-    let found =
-        find(&data, target).and_then(|found| found.revision.metadata(found.variant.as_deref()));
+async fn model_ready(State(data): State<Data>, target: RawPathParams) -> Response {
+    let found = find(&data, &target).and_then(|found| {
+        found.revision.metadata(found.variant.as_deref())?;
+        Ok(found.endpoint)
+    });
     match found {
-        Ok(_) => Json(ModelReady { name, ready: true }).into_response(),
+        Ok(name) => Json(ModelReady { name, ready: true }).into_response(),
         Err(problem) => refused(&problem),
     }
 }
 
 async fn infer(
     State(data): State<Data>,
-    target: Target,
-    Query(query): Query<HashMap<String, String>>,
+    target: RawPathParams,
     Extension(id): Extension<RequestId>,
     request: Request,
 ) -> Response {
-    let found = match find(&data, target) {
+    let found = match find(&data, &target) {
         Ok(found) => found,
         Err(problem) => return refused(&problem),
     };
@@ -152,7 +154,7 @@ async fn infer(
             return found.refuse(error(StatusCode::BAD_REQUEST, &problem.to_string()));
         }
     };
-    let attributes = match attributes(&found.revision, &head.headers, &query, &parameters) {
+    let attributes = match attributes(&found.revision, &head, &parameters) {
         Ok(attributes) => attributes,
         Err(problem) => return found.refuse(refused(&problem)),
     };
@@ -171,12 +173,11 @@ async fn infer(
 
 async fn invoke(
     State(data): State<Data>,
-    target: Target,
-    Query(query): Query<HashMap<String, String>>,
+    target: RawPathParams,
     Extension(id): Extension<RequestId>,
     request: Request,
 ) -> Response {
-    let found = match find(&data, target) {
+    let found = match find(&data, &target) {
         Ok(found) => found,
         Err(problem) => return refused(&problem),
     };
@@ -185,7 +186,7 @@ async fn invoke(
         Ok(held) => held,
         Err(problem) => return found.refuse(problem.into_response()),
     };
-    let attributes = match attributes(&found.revision, &head.headers, &query, &Map::new()) {
+    let attributes = match attributes(&found.revision, &head, &Map::new()) {
         Ok(attributes) => attributes,
         Err(problem) => return found.refuse(refused(&problem)),
     };
@@ -217,7 +218,7 @@ impl Found {
             Ok(reply) => body(reply),
         };
         if !variant.is_empty() {
-            insert(response.headers_mut(), "berth-variant", variant);
+            insert(response.headers_mut(), VARIANT, variant);
         }
         self.sign(response, &outcome.prediction)
     }
@@ -248,8 +249,8 @@ impl Found {
 
     /// Says which revision answered, and as which prediction.
     fn sign(&self, mut response: Response, prediction: &str) -> Response {
-        insert(response.headers_mut(), "berth-revision", self.revision.id());
-        if !response.headers().contains_key("berth-variant") {
+        insert(response.headers_mut(), REVISION, self.revision.id());
+        if !response.headers().contains_key(VARIANT) {
             // None was chosen; the one asked for, or the only one, is the one that refuses.
             let mut variants = self.revision.variants().map(|name| name.as_str());
             let variant = match self.variant.as_deref() {
@@ -257,10 +258,10 @@ impl Found {
                 None => variants.next().filter(|_| variants.next().is_none()),
             };
             if let Some(variant) = variant {
-                insert(response.headers_mut(), "berth-variant", variant);
+                insert(response.headers_mut(), VARIANT, variant);
             }
         }
-        insert(response.headers_mut(), "berth-prediction", prediction);
+        insert(response.headers_mut(), PREDICTION, prediction);
         response
     }
 }
@@ -282,14 +283,17 @@ fn body(reply: Reply) -> Response {
         response.headers_mut().insert(header::CONTENT_TYPE, value);
     }
     for (name, value) in &reply.parameters {
-        insert(response.headers_mut(), &format!("berth-{name}"), value);
+        // The host has checked what a plugin gave.
+        if let Ok(name) = HeaderName::try_from(format!("berth-{name}")) {
+            insert(response.headers_mut(), name, value);
+        }
     }
     response
 }
 
-fn insert(headers: &mut HeaderMap, name: &str, value: &str) {
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     // Names and ids are plain ASCII, and the host has checked what a plugin gave.
-    if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
+    if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
 }
@@ -314,15 +318,20 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 /// The values of the declared attributes that the request has.
 fn attributes(
     revision: &LiveRevision,
-    headers: &HeaderMap,
-    query: &HashMap<String, String>,
+    head: &Parts,
     parameters: &Map<String, Value>,
 ) -> Result<Vec<(String, String)>, RequestError> {
     let mut found = Vec::with_capacity(revision.attributes().len());
+    let mut query = None;
     for (name, source) in revision.attributes() {
         let value = match source {
-            AttributeSource::Header(header) => text(headers, header),
-            AttributeSource::Query(key) => query.get(key).cloned(),
+            AttributeSource::Header(header) => text(&head.headers, header),
+            AttributeSource::Query(key) => {
+                if query.is_none() {
+                    query = Some(read_query(head)?);
+                }
+                query.as_ref().and_then(|query| query.get(key).cloned())
+            }
             AttributeSource::Parameter(key) => parameters.get(key).map(|value| match value {
                 Value::String(text) => text.clone(),
                 other => other.to_string(),
@@ -339,4 +348,11 @@ fn attributes(
         found.push((name.to_string(), value));
     }
     Ok(found)
+}
+
+fn read_query(head: &Parts) -> Result<HashMap<String, String>, RequestError> {
+    match Query::try_from_uri(&head.uri) {
+        Ok(Query(query)) => Ok(query),
+        Err(problem) => Err(RequestError::Invalid(format!("the query: {problem}"))),
+    }
 }

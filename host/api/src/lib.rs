@@ -12,3 +12,5 @@ pub mod body;
 pub mod data;
 pub mod oip;
 mod respond;
+
+pub use respond::answer;

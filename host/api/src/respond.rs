@@ -1,13 +1,13 @@
 //! Answers, errors and their status codes.
 
-use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
 use berth_serving::{ControlError, RequestError};
 use berth_store::StoreError;
+use tower::ServiceExt as _;
 
 use crate::oip::metadata::ErrorBody;
 
@@ -75,21 +75,25 @@ impl RequestId {
     }
 }
 
-/// Gives every request an id and every answer its echo.
-pub(crate) async fn identify(mut request: Request, next: Next) -> Response<Body> {
+/// Answers one request: gives it an id, and its answer the echo of it.
+pub async fn answer(app: Router, mut request: Request) -> Response {
     let given = request
         .headers()
         .get(REQUEST_ID)
         .filter(|id| !id.is_empty() && id.len() <= REQUEST_ID_LENGTH && id.to_str().is_ok());
-    let id = given.cloned().unwrap_or_else(|| {
-        let made = uuid::Uuid::new_v4().simple().to_string();
-        // Hexadecimal digits are a header value.
-        HeaderValue::try_from(made).unwrap_or(HeaderValue::from_static("-"))
-    });
+    let id = given.cloned().unwrap_or_else(made);
     request.extensions_mut().insert(RequestId(id.clone()));
-    let mut response = in_json(next.run(request).await).await;
+    let Ok(response) = app.oneshot(request).await;
+    let mut response = in_json(response).await;
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// A new request id.
+fn made() -> HeaderValue {
+    let made = uuid::Uuid::new_v4().simple().to_string();
+    // Hexadecimal digits are a header value.
+    HeaderValue::try_from(made).unwrap_or(HeaderValue::from_static("-"))
 }
 
 /// Puts the framework's own refusals, which are plain text, into the form of all others.

@@ -8,6 +8,7 @@
 
 mod client;
 mod endpoint_file;
+mod listen;
 mod serve;
 mod table;
 mod verbs;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::serve::ListenerExt as _;
 use berth_api::admin::{self, Admin};
 use berth_api::body::Bodies;
 use berth_api::data::{self, Data};
@@ -21,6 +20,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
+
+use crate::listen::{self, Bounds};
 
 /// Processor instances for each core, and at least so many: a guest that waits for a model keeps
 /// its instance.
@@ -44,6 +45,13 @@ pub(crate) struct Serve {
     /// ONNX Runtime's library; without it, ORT_DYLIB_PATH, beside this program, then the system.
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
+    /// Connections at once to each port; the next is answered 503 and closed.
+    #[arg(long, value_name = "N", default_value_t = 8192)]
+    max_connections: usize,
+    /// How long a connection may rest, or take for a request's head, in seconds; at most twice as
+    /// long.
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    max_idle: u64,
     /// The largest body of a request, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     max_body: usize,
@@ -132,24 +140,10 @@ impl Serve {
         });
         let admin = admin::router(Admin { host: Arc::clone(&host), exporter: exporter.clone() });
         let (stop, stopped) = watch::channel(false);
-        let drain = |mut stopped: watch::Receiver<bool>| async move {
-            // An error means that the sender is gone, which is as good a reason to stop.
-            let _ = stopped.wait_for(|stopped| *stopped).await;
-        };
-        let no_delay = |stream: &mut tokio::net::TcpStream| {
-            // A connection that refuses works all the same.
-            let _ = stream.set_nodelay(true);
-        };
-        let clients = tokio::spawn(
-            axum::serve(data_listener.tap_io(no_delay), data)
-                .with_graceful_shutdown(drain(stopped.clone()))
-                .into_future(),
-        );
-        let operators = tokio::spawn(
-            axum::serve(admin_listener.tap_io(no_delay), admin)
-                .with_graceful_shutdown(drain(stopped))
-                .into_future(),
-        );
+        let bounds =
+            Bounds { connections: self.max_connections, idle: Duration::from_secs(self.max_idle) };
+        let clients = tokio::spawn(listen::serve(data_listener, data, bounds, stopped.clone()));
+        let operators = tokio::spawn(listen::serve(admin_listener, admin, bounds, stopped));
         let housekeeping = tokio::spawn(keep_house(Arc::clone(&host), exporter));
         let restoring = tokio::spawn({
             let host = Arc::clone(&host);

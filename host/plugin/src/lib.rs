@@ -34,7 +34,7 @@ pub use engine::{EngineError, EngineOptions, Engines, ProcessorLimits};
 pub use exchange::{Body, Reply, Request};
 pub use guest_log::Level;
 pub use inspect::{Inspection, Kind, LoadError, Manifest};
-pub use observing::{Measure, Observation, Subject};
+pub use observing::{Measure, Observation, Subject, unit_hash};
 pub use policy::Policy;
 pub use processor::{
     Bindings, BoundModel, Call, CallError, CreateError, Processor, Sink, Trap, Usage,

@@ -71,17 +71,9 @@ impl Subject {
         self.attributes.get(self.unit?).map(|(_, value)| value.as_str())
     }
 
-    /// A 64-bit hash (XXH3) of `salt` and the unit, or of `salt` and chance where there is no unit.
+    /// [`unit_hash`] of this subject.
     pub fn hash(&self, salt: &str) -> u64 {
-        let mut hasher = Xxh3::new();
-        // The length keeps ("a", "bc") and ("ab", "c") apart.
-        hasher.update(&(salt.len() as u64).to_le_bytes());
-        hasher.update(salt.as_bytes());
-        match self.unit() {
-            Some(unit) => hasher.update(unit.as_bytes()),
-            None => hasher.update(&self.chance.to_le_bytes()),
-        }
-        hasher.digest()
+        unit_hash(salt, self.unit(), self.chance)
     }
 
     /// Where the unit falls in 0 to 1, 1 excluded.
@@ -89,6 +81,19 @@ impl Subject {
         // 53 bits are what a double holds exactly.
         (self.hash(salt) >> 11) as f64 / (1u64 << 53) as f64
     }
+}
+
+/// A 64-bit hash (XXH3) of `salt` and the unit, or of `salt` and `chance` where there is no unit.
+pub fn unit_hash(salt: &str, unit: Option<&str>, chance: u64) -> u64 {
+    let mut hasher = Xxh3::new();
+    // The length keeps ("a", "bc") and ("ab", "c") apart.
+    hasher.update(&(salt.len() as u64).to_le_bytes());
+    hasher.update(salt.as_bytes());
+    match unit {
+        Some(unit) => hasher.update(unit.as_bytes()),
+        None => hasher.update(&chance.to_le_bytes()),
+    }
+    hasher.digest()
 }
 
 fn quantile(distribution: &[(f64, u64)], q: f64) -> Option<f64> {

@@ -72,7 +72,7 @@ fn request_path(criterion: &mut Criterion) {
     criterion.bench_function("choose an arm by standing shares", |bencher| {
         bencher.iter(|| {
             next = (next + 1) % subjects.len();
-            shares.draw("digits", &subjects[next])
+            shares.draw(subjects[next].hash("digits"))
         });
     });
 

@@ -1,6 +1,6 @@
 //! The draw of an arm from shares.
 
-use berth_plugin::{Share, Subject};
+use berth_plugin::Share;
 
 /// Shares are kept in ten-thousandths.
 const BUCKETS: u32 = 10_000;
@@ -47,9 +47,9 @@ impl Shares {
         Self::from_weights(&weights)
     }
 
-    /// The arm for a subject and its probability.
-    pub fn draw(&self, salt: &str, subject: &Subject) -> (usize, f64) {
-        let bucket = (subject.hash(salt) % u64::from(BUCKETS)) as u32;
+    /// The arm for a hash (`berth_plugin::unit_hash`) and the arm's probability.
+    pub fn draw(&self, hash: u64) -> (usize, f64) {
+        let bucket = (hash % u64::from(BUCKETS)) as u32;
         let mut start = 0;
         for &(arm, end) in &self.ends {
             if bucket < end {
@@ -76,17 +76,10 @@ impl Shares {
 mod tests {
     use super::*;
 
-    fn subject(user: u32) -> Subject {
-        Subject {
-            attributes: vec![("user".into(), user.to_string())].into(),
-            unit: Some(0),
-            chance: 0,
-        }
-    }
-
     fn chosen(weights: &[f64]) -> Vec<usize> {
         let shares = Shares::from_weights(weights);
-        (0..20_000).map(|user| shares.draw("salt", &subject(user)).0).collect()
+        let hash = |user: u32| berth_plugin::unit_hash("salt", Some(&user.to_string()), 0);
+        (0..20_000).map(|user| shares.draw(hash(user)).0).collect()
     }
 
     #[test]

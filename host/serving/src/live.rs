@@ -9,6 +9,7 @@ use berth_monitor::{EndpointMetrics, PluginMetrics};
 use berth_plugin::processor::Signature;
 use berth_plugin::{
     Bindings, Body, BoundModel, Call, CallError, Processor, Reply, Request, Routers, Subject,
+    unit_hash,
 };
 use berth_tensor::{Digest, Name, NamedTensor, TensorType};
 use tokio::sync::Semaphore;
@@ -258,13 +259,16 @@ impl LiveRevision {
         let salt = self.endpoint.as_str();
         match &self.routing {
             Routing::Only => 0,
-            Routing::Shares(shares) => shares.draw(salt, &self.subject(attributes, id)).0,
+            Routing::Shares(shares) => {
+                let unit = self.unit_at(attributes).map(|at| attributes[at].1.as_str());
+                shares.draw(unit_hash(salt, unit, id.chance())).0
+            }
             Routing::Router { policy, routers, shares, failures } => {
                 let subject = self.subject(attributes, id);
                 match routers.route(&subject) {
                     Ok(decision) => {
                         Shares::from_decision(&decision.shares, self.variants.len())
-                            .draw(salt, &subject)
+                            .draw(subject.hash(salt))
                             .0
                     }
                     Err(error) => {
@@ -281,7 +285,7 @@ impl LiveRevision {
                                 "the last shares serve: {error}"
                             );
                         }
-                        shares.draw(salt, &subject).0
+                        shares.draw(subject.hash(salt)).0
                     }
                 }
             }
@@ -289,13 +293,14 @@ impl LiveRevision {
     }
 
     fn subject(&self, attributes: &[(String, String)], id: PredictionId) -> Subject {
-        let unit = self.unit.as_ref();
-        Subject {
-            attributes: attributes.into(),
-            unit: unit
-                .and_then(|unit| attributes.iter().position(|(name, _)| name == unit.as_str())),
-            chance: id.chance(),
-        }
+        let unit = self.unit_at(attributes);
+        Subject { attributes: attributes.into(), unit, chance: id.chance() }
+    }
+
+    /// Where the unit's value is among the attributes of a request.
+    fn unit_at(&self, attributes: &[(String, String)]) -> Option<usize> {
+        let unit = self.unit.as_ref()?;
+        attributes.iter().position(|(name, _)| name == unit.as_str())
     }
 
     async fn run(

@@ -187,6 +187,18 @@ impl Connection {
         self.0.get_mut().write_all(bytes)
     }
 
+    /// Whether the host has closed the connection; what it sent before is dropped.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        let stream = self.0.get_mut();
+        stream.set_nonblocking(true).unwrap();
+        let read = stream.read(&mut [0; 1024]);
+        stream.set_nonblocking(false).unwrap();
+        match read {
+            Ok(bytes) => bytes == 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+
     fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         if self.0.read_line(&mut line)? == 0 {

@@ -43,7 +43,10 @@ pub(super) fn tensor(
         DataType::Fp32 => read(scan, datatype, &shape, |scan, data| {
             let value = match scan.not_finite() {
                 Some(value) => value as f32,
-                None => finite(scan.number("it")?, datatype, f32::is_finite)?,
+                None => match scan.short_decimal() {
+                    Some(value) => value,
+                    None => finite(scan.number("it")?, datatype, f32::is_finite)?,
+                },
             };
             data.extend_from_slice(&value.to_le_bytes());
             Ok(())

@@ -187,6 +187,46 @@ impl<'a> Scanner<'a> {
         Ok(&self.text[start..self.at])
     }
 
+    /// Reads a number of at most seven digits without an exponent, as most are; none, with nothing
+    /// read, for any other.
+    ///
+    /// Both the digits as an integer and the power of ten are exact in an `f32`, so that their
+    /// quotient is rounded once, to the nearest: W. Clinger, "How to read floating point numbers
+    /// accurately", 1990.
+    pub(super) fn short_decimal(&mut self) -> Option<f32> {
+        const POWERS: [f32; 8] = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7];
+        self.peek();
+        let bytes = &self.text.as_bytes()[self.at..];
+        let negative = bytes.first() == Some(&b'-');
+        let start = usize::from(negative);
+        let (mut digits, mut at, mut point) = (0u32, start, None);
+        loop {
+            match bytes.get(at) {
+                // Seven digits and a point.
+                Some(b'0'..=b'9') if at - start == 8 => return None,
+                Some(&digit @ b'0'..=b'9') => digits = 10 * digits + u32::from(digit - b'0'),
+                Some(b'.') if point.is_none() && at > start => point = Some(at),
+                _ => break,
+            }
+            at += 1;
+        }
+        let whole = point.unwrap_or(at) - start;
+        let fraction = point.map_or(0, |point| at - point - 1);
+        let leading_zero = whole > 1 && bytes[start] == b'0';
+        let ends = !matches!(bytes.get(at), Some(b'.' | b'e' | b'E' | b'+' | b'-'));
+        if whole == 0
+            || whole + fraction > 7
+            || leading_zero
+            || !ends
+            || (point.is_some() && fraction == 0)
+        {
+            return None;
+        }
+        self.at += at;
+        let value = digits as f32 / POWERS[fraction];
+        Some(if negative { -value } else { value })
+    }
+
     /// Reads `true` or `false`.
     pub(super) fn boolean(&mut self, what: &str) -> Scanned<bool> {
         self.require(Kind::Boolean, what)?;
@@ -355,6 +395,38 @@ mod tests {
             accepted += u32::from(expected.is_ok());
         }
         assert!(accepted > 50_000 && accepted < 190_000, "{accepted}");
+    }
+
+    #[test]
+    fn short_decimals_are_what_the_standard_library_reads() {
+        let check = |text: &str| {
+            let mut scan = Scanner::new(text);
+            let Some(value) = scan.short_decimal() else {
+                assert_eq!(scan.at, 0, "{text}");
+                return false;
+            };
+            assert_eq!(value.to_bits(), text.parse::<f32>().unwrap().to_bits(), "{text}");
+            assert!(serde_json::from_str::<f64>(text).is_ok(), "{text} is no JSON");
+            assert_eq!(scan.at, text.len());
+            true
+        };
+        for text in ["0", "-0", "-0.0", "12.5", "0.1", "9999999", "0.000001", "123.4567", "-7"] {
+            assert!(check(text), "{text} is short");
+        }
+        for text in ["01", "1.", ".5", "-", "1e3", "1.2.3", "12345678", "1234.5678", "+1", "1-2"] {
+            assert!(!check(text), "{text} is not");
+        }
+        let mut state = 0x1234_5678_9ABC_DEF1_u64;
+        for _ in 0..1_000_000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let (digits, fraction) = ((state >> 32) % 10_000_000, (state >> 20) % 7);
+            let text = format!("{digits:07}");
+            let (whole, rest) = text.split_at(7 - fraction as usize);
+            let whole = whole.trim_start_matches('0');
+            let whole = if whole.is_empty() { "0" } else { whole };
+            let text = if rest.is_empty() { whole.into() } else { format!("{whole}.{rest}") };
+            check(&text);
+        }
     }
 
     #[test]
