@@ -31,7 +31,8 @@ impl Build {
         say("building berth");
         // Of the whole workspace, so that dependencies get the features that the tests need too and
         // are compiled once.
-        let berth = ["build", "--release", "--workspace", "--bin", "berth"];
+        let berth =
+            ["build", "--release", "--workspace", "--bin", "berth", "--bin", "bench-native"];
         run(cargo().args(berth), "building berth")?;
 
         let plugins = metadata.components("plugins");
@@ -62,16 +63,30 @@ impl Build {
     }
 }
 
-/// Builds what tests and benchmarks use, and answers the variables by which they find it.
-pub(crate) fn for_tests() -> Result<[(&'static str, PathBuf); 4]> {
+/// What tests and benchmarks use.
+pub(crate) struct Built {
+    /// Where cargo says things are.
+    pub(crate) metadata: Metadata,
+    /// ONNX Runtime.
+    pub(crate) library: PathBuf,
+}
+
+/// Builds what tests and benchmarks use.
+pub(crate) fn for_tests() -> Result<Built> {
     let library = onnxruntime::library()?;
-    let metadata = Build { guests: true, examples: false }.run()?;
-    Ok([
-        ("BERTH_BIN", metadata.binary()),
-        ("BERTH_PLUGINS", metadata.plugins()),
-        ("BERTH_GUESTS", metadata.guests()),
-        ("ORT_DYLIB_PATH", library),
-    ])
+    Ok(Built { metadata: Build { guests: true, examples: false }.run()?, library })
+}
+
+impl Built {
+    /// The variables by which tests and benchmarks find it.
+    pub(crate) fn variables(&self) -> [(&'static str, PathBuf); 4] {
+        [
+            ("BERTH_BIN", self.metadata.binary()),
+            ("BERTH_PLUGINS", self.metadata.plugins()),
+            ("BERTH_GUESTS", self.metadata.guests()),
+            ("ORT_DYLIB_PATH", self.library.clone()),
+        ]
+    }
 }
 
 fn names(components: &[Component]) -> String {

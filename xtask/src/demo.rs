@@ -45,7 +45,7 @@ impl Demo {
         say("starting a host on an empty data directory");
         let listen = host::address(self.listen, 8080)?;
         let admin = host::address(self.admin, 8081)?;
-        let host = Host::start(&metadata.binary(), &library, listen, admin)?;
+        let host = Host::start(&metadata.binary(), &library, listen, admin, &[])?;
         println!("predictions at http://{listen}, administration at http://{admin}");
 
         push(&host, &metadata)?;
@@ -107,8 +107,12 @@ fn first_revision(host: &Host, pictures: &[Picture]) -> Result<Edition> {
 /// Changes to version 2, and to another build of the processor, while requests flow.
 fn next_revision(host: &Host, pictures: &[Picture], old: &Edition) -> Result<()> {
     say(format!("{REQUESTS_PER_SECOND} requests a second flow while the next revision is applied"));
-    let traffic =
-        Traffic::start(host.listen, pictures, CONNECTIONS, Pace::Open(REQUESTS_PER_SECOND))?;
+    let traffic = Traffic::start(
+        host.listen,
+        &pictures::requests(pictures),
+        CONNECTIONS,
+        Pace::Open(REQUESTS_PER_SECOND),
+    )?;
     std::thread::sleep(Duration::from_secs(2));
     let start = Instant::now();
     let applied = apply(host, "digits-next.toml");

@@ -41,12 +41,13 @@ struct Running {
 }
 
 impl Host {
-    /// Starts `binary` with the ONNX Runtime of `library` and waits until it is ready.
+    /// Starts `binary serve` with the ONNX Runtime of `library` and further flags, and waits until it is ready.
     pub(crate) fn start(
         binary: &Path,
         library: &Path,
         listen: SocketAddr,
         admin: SocketAddr,
+        flags: &[&str],
     ) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("berth-")
@@ -56,6 +57,7 @@ impl Host {
         let mut command = Command::new(binary);
         command.arg("serve").args(["--listen", &listen.to_string(), "--admin", &admin.to_string()]);
         command.arg("--data").arg(folder.path().join("data")).arg("--onnxruntime").arg(library);
+        command.args(flags);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // In a group of its own, so that an interrupt reaches this program alone, which then ends
         // the host in good order.
@@ -130,6 +132,11 @@ impl Host {
         Ok((String::from_utf8_lossy(&output.stdout).trim_end().to_owned(), start.elapsed()))
     }
 
+    /// The host's process.
+    pub(crate) fn process(&self) -> u32 {
+        lock(&self.running).child.id()
+    }
+
     /// Ends the host in good order and fails when it does not end so.
     pub(crate) fn stop(self) -> Result<()> {
         lock(&self.running).end()
@@ -155,7 +162,8 @@ impl Drop for Host {
     }
 }
 
-fn signal(name: &str, process: u32) -> Result<()> {
+/// Sends a signal, such as `-TERM`, to a process.
+pub(crate) fn signal(name: &str, process: u32) -> Result<()> {
     Command::new("kill")
         .arg(name)
         .arg(process.to_string())

@@ -50,6 +50,7 @@ impl Load {
             &library,
             host::address(None, 0)?,
             host::address(None, 0)?,
+            &[],
         )?;
         let scratch = tempfile::tempdir()?;
         let editions = prepare(&host, &metadata, scratch.path(), &pictures)?;
@@ -74,8 +75,12 @@ impl Load {
                 share * 100.0,
                 self.seconds
             ));
-            let traffic =
-                Traffic::start(host.listen, &pictures, connections, Pace::Open(capacity * share))?;
+            let traffic = Traffic::start(
+                host.listen,
+                &pictures::requests(&pictures),
+                connections,
+                Pace::Open(capacity * share),
+            )?;
             let applied = self.apply_evenly(&host, &editions);
             let tally = traffic.stop()?;
             report(&tally, &applied?, &editions, permitted)
@@ -98,7 +103,12 @@ impl Load {
         say("estimating the capacity");
         let mut capacity = 0.0;
         for duration in [WARM_UP, CAPACITY] {
-            let traffic = Traffic::start(host.listen, pictures, self.connections, Pace::Closed)?;
+            let traffic = Traffic::start(
+                host.listen,
+                &pictures::requests(pictures),
+                self.connections,
+                Pace::Closed,
+            )?;
             std::thread::sleep(duration);
             let tally = traffic.stop()?;
             capacity = tally.answered.len() as f64 / tally.elapsed.as_secs_f64();

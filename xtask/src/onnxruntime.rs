@@ -84,7 +84,7 @@ pub(crate) fn library() -> Result<PathBuf> {
 }
 
 /// The folder outside the work tree that keeps what is obtained.
-fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     let variable =
         |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let folder = variable("BERTH_CACHE")

@@ -50,6 +50,11 @@ pub(crate) fn read() -> Result<Vec<Picture>> {
     Ok(pictures)
 }
 
+/// The requests that post the pictures.
+pub(crate) fn requests(pictures: &[Picture]) -> Vec<Request> {
+    pictures.iter().map(|picture| picture.request.clone()).collect()
+}
+
 /// The most probable digit in the image classifier's answer.
 pub(crate) fn digit(body: &[u8]) -> Result<u8> {
     let answer: serde_json::Value = serde_json::from_slice(body)?;

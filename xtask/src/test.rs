@@ -26,7 +26,7 @@ impl Test {
         {
             test.arg("--workspace");
         }
-        test.args(&self.arguments).envs(built);
+        test.args(&self.arguments).envs(built.variables());
         run(&mut test, "cargo test")
     }
 }

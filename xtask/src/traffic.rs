@@ -53,6 +53,14 @@ pub(crate) struct Tally {
     pub(crate) elapsed: Duration,
 }
 
+impl Tally {
+    /// Every different answer with status 200.
+    pub(crate) fn bodies(&self) -> impl Iterator<Item = &[u8]> {
+        let good = self.exchanges.keys().filter(|exchange| exchange.status == 200);
+        good.map(|exchange| exchange.body.as_slice())
+    }
+}
+
 /// Traffic under way.
 pub(crate) struct Traffic {
     threads: Vec<JoinHandle<Tally>>,
@@ -70,16 +78,16 @@ struct Shared {
 }
 
 impl Traffic {
-    /// Starts posting the pictures in turn to `address` over so many connections.
+    /// Starts sending the requests in turn to `address` over so many connections.
     pub(crate) fn start(
         address: SocketAddr,
-        pictures: &[Picture],
+        requests: &[Request],
         connections: usize,
         pace: Pace,
     ) -> Result<Self> {
         let shared = Arc::new(Shared {
             address,
-            requests: pictures.iter().map(|picture| picture.request.clone()).collect(),
+            requests: requests.to_vec(),
             pace,
             start: Instant::now(),
             stop: AtomicBool::new(false),
@@ -105,7 +113,7 @@ impl Traffic {
     /// Lets what is under way finish and adds everything up.
     pub(crate) fn stop(self) -> Result<Tally> {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let mut sum = Tally { elapsed: self.shared.start.elapsed(), ..Tally::default() };
+        let mut sum = Tally::default();
         for thread in self.threads {
             let Ok(part) = thread.join() else { bail!("a thread of the traffic panicked") };
             for (exchange, count) in part.exchanges {
@@ -118,6 +126,8 @@ impl Traffic {
             sum.answered.extend(part.answered);
             sum.refused.extend(part.refused);
         }
+        // With what was under way, which is counted too.
+        sum.elapsed = self.shared.start.elapsed();
         sum.since_due.sort_unstable();
         sum.answered.sort_unstable();
         sum.refused.sort_unstable();
