@@ -14,7 +14,10 @@ mod table;
 mod verbs;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use berth_plugin::CompileLimits;
+use berth_plugin::compiler::{COMPILE_COMMAND, compile_standard_input};
 use clap::{Parser, Subcommand};
 
 /// Serves models behind sandboxed plugins, and changes both while traffic flows.
@@ -37,6 +40,16 @@ enum Command {
     Apply(verbs::Apply),
     /// Look at endpoints, take them back or away.
     Endpoint(verbs::EndpointCommand),
+    /// What the host starts for each component: compiles standard input to standard output.
+    #[command(name = COMPILE_COMMAND, hide = true)]
+    CompileComponent {
+        /// Seconds of CPU time.
+        #[arg(long)]
+        cpu: u64,
+        /// Bytes of memory.
+        #[arg(long)]
+        memory: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -46,6 +59,10 @@ fn main() -> ExitCode {
         Command::Plugin(command) => command.run(),
         Command::Apply(command) => command.run(),
         Command::Endpoint(command) => command.run(),
+        Command::CompileComponent { cpu, memory } => {
+            let limits = CompileLimits { cpu: Duration::from_secs(cpu), memory };
+            compile_standard_input(limits).map_err(anyhow::Error::from)
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

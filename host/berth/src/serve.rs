@@ -13,7 +13,7 @@ use berth_api::data::{self, Data};
 use berth_inference::{Runtime, RuntimeOptions};
 use berth_monitor::Exporter;
 use berth_plugin::engine::Engines;
-use berth_plugin::{EngineOptions, ProcessorLimits};
+use berth_plugin::{CompileLimits, EngineOptions, ProcessorLimits};
 use berth_serving::{Host, HostOptions};
 use berth_store::Store;
 use tokio::net::TcpListener;
@@ -70,6 +70,12 @@ pub(crate) struct Serve {
     /// The most CPU time of a processor's call, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 10_000)]
     processor_cpu: u64,
+    /// The most CPU time of compiling one component, in seconds; by the clock twice as long.
+    #[arg(long, value_name = "S", default_value_t = CompileLimits::default().cpu.as_secs())]
+    compile_cpu: u64,
+    /// The most memory of compiling one component, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = CompileLimits::default().memory >> 20)]
+    compile_memory: u64,
     /// How long a replaced revision stays warm for a rollback, in seconds.
     #[arg(long, value_name = "S", default_value_t = 60)]
     bake: u64,
@@ -112,6 +118,11 @@ impl Serve {
                 memory: self.processor_memory << 20,
                 cpu: Duration::from_millis(self.processor_cpu),
                 ..ProcessorLimits::default()
+            },
+            compiler: this_program()?,
+            compile_limits: CompileLimits {
+                cpu: Duration::from_secs(self.compile_cpu),
+                memory: self.compile_memory << 20,
             },
         })?;
         let options = HostOptions {
@@ -172,6 +183,15 @@ impl Serve {
         restoring.abort();
         Ok(())
     }
+}
+
+/// This program, to be started again: also when its file has been replaced by a newer build, whose
+/// compiled code this one could not load.
+fn this_program() -> anyhow::Result<PathBuf> {
+    if cfg!(target_os = "linux") {
+        return Ok("/proc/self/exe".into());
+    }
+    std::env::current_exe().context("where this program lies")
 }
 
 async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {

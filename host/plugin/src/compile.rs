@@ -1,24 +1,31 @@
-//! Compilation off the request path, and the cache of compiled code.
+//! Compilation off the request path, in a process of its own, and the cache of compiled code.
 //!
 //! The cache is keyed by the component's digest, wasmtime's version and its compatibility hash. It
 //! lies in a folder that only this user can write, and compiled code is never taken from elsewhere:
 //! wasmtime trusts it.
 
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Write as _;
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::io::{Read as _, Write as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use berth_tensor::Digest;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use crate::compiler::{COMPILE_COMMAND, CompileLimits};
 use crate::engine::Engines;
 use crate::inspect::{Inspection, Kind, LoadError, inspect};
 
 /// The largest component that is compiled, in bytes.
 pub const COMPONENT_SIZE: usize = 64 << 20;
+
+/// The most that is kept of what a compiling process says, in bytes.
+const SAID: u64 = 64 << 10;
 
 /// A component ready to be bound.
 #[derive(Clone)]
@@ -46,7 +53,7 @@ static COMPILING: Mutex<()> = Mutex::new(());
 
 impl Engines {
     /// Inspects and compiles a component, or loads its compiled form. Blocks, for milliseconds to
-    /// seconds: not for a serving thread.
+    /// minutes: not for a serving thread.
     pub fn compile(&self, digest: &Digest, bytes: &[u8]) -> Result<Compiled, LoadError> {
         if bytes.len() > COMPONENT_SIZE {
             return Err(LoadError::TooLarge(format!(
@@ -62,23 +69,22 @@ impl Engines {
         let _one_at_a_time = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
         let file = self.cache_file(engine, digest);
         let start = Instant::now();
-        if let Some(component) = load(engine, &file) {
-            let times = CompileTimes { compile: None, load: start.elapsed() };
-            return Ok(Compiled { inspection, digest: *digest, times, component });
+        if file.exists() {
+            match load(engine, &file) {
+                Ok(component) => {
+                    let times = CompileTimes { compile: None, load: start.elapsed() };
+                    return Ok(Compiled { inspection, digest: *digest, times, component });
+                }
+                Err(error) => {
+                    tracing::warn!("compiled code in {} is made anew: {error:#}", file.display());
+                }
+            }
         }
-        let code = self
-            .compiler
-            .install(|| engine.precompile_component(bytes))
-            .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        compile_apart(&self.options.compiler, self.options.compile_limits, bytes, &file)?;
         let compile = start.elapsed();
-        let partial = file.with_extension("partial");
-        let mut written = std::fs::File::create(&partial)?;
-        written.write_all(&code)?;
-        written.sync_all()?;
-        std::fs::rename(&partial, &file)?;
         let start = Instant::now();
         let component = load(engine, &file)
-            .ok_or_else(|| LoadError::Compile("the compiled form does not load".into()))?;
+            .map_err(|error| LoadError::Compile(format!("its compiled form: {error:#}")))?;
         let times = CompileTimes { compile: Some(compile), load: start.elapsed() };
         Ok(Compiled { inspection, digest: *digest, times, component })
     }
@@ -90,17 +96,100 @@ impl Engines {
     }
 }
 
-fn load(engine: &Engine, file: &std::path::Path) -> Option<Component> {
-    if !file.exists() {
-        return None;
+fn load(engine: &Engine, file: &Path) -> wasmtime::Result<Component> {
+    // SAFETY: only this process and those that it starts write the folder, each file whole by a
+    // rename, and never again once it is there; what another version of wasmtime wrote has another
+    // name.
+    unsafe { Component::deserialize_file(engine, file) }
+}
+
+/// Compiles into `file` in a process of its own, so that a component that takes the compiler too
+/// much time or memory can be given up.
+fn compile_apart(
+    program: &Path,
+    limits: CompileLimits,
+    bytes: &[u8],
+    file: &Path,
+) -> Result<(), LoadError> {
+    let source = file.with_extension("source.partial");
+    let code = file.with_extension("partial");
+    let compiled = (|| {
+        File::create(&source)?.write_all(bytes)?;
+        let written = File::create(&code)?;
+        let mut command = Command::new(program);
+        command
+            .arg(COMPILE_COMMAND)
+            .arg(format!("--cpu={}", limits.cpu.as_secs()))
+            .arg(format!("--memory={}", limits.memory))
+            .stdin(File::open(&source)?)
+            .stdout(written.try_clone()?)
+            .env_remove("RUST_BACKTRACE")
+            // A signal from the terminal is for the host, which then decides.
+            .process_group(0);
+        run(command, limits)?;
+        written.sync_all()?;
+        std::fs::rename(&code, file)?;
+        Ok(())
+    })();
+    // What is left of it: a failure to remove it leaves it to the next start of the host.
+    let _ = std::fs::remove_file(&source);
+    if compiled.is_err() {
+        let _ = std::fs::remove_file(&code);
     }
-    // SAFETY: only this process writes the folder, each file whole by a rename, and never again
-    // once it is there; what another version of wasmtime wrote has another name.
-    match unsafe { Component::deserialize_file(engine, file) } {
-        Ok(component) => Some(component),
-        Err(error) => {
-            tracing::warn!("compiled code in {} is made anew: {error:#}", file.display());
-            None
+    compiled
+}
+
+/// Waits for a compiling process to end well, and no longer than twice the CPU time it may take.
+fn run(mut command: Command, limits: CompileLimits) -> Result<(), LoadError> {
+    let mut child = command.stderr(Stdio::piped()).spawn().map_err(LoadError::Compiler)?;
+    let (said, heard) = mpsc::channel();
+    if let Some(stderr) = child.stderr.take() {
+        // Its standard error ends when it does: reading to the end is waiting for it.
+        std::thread::Builder::new()
+            .name("compiling".into())
+            .spawn(move || {
+                let mut text = Vec::new();
+                let mut first = stderr.take(SAID);
+                let _ = first.read_to_end(&mut text);
+                let _ = std::io::copy(&mut first.into_inner(), &mut std::io::sink());
+                let _ = said.send(String::from_utf8_lossy(&text).into_owned());
+            })
+            .map_err(LoadError::Compiler)?;
+    }
+    let most = 2 * limits.cpu;
+    let said = heard.recv_timeout(most);
+    if said.is_err() {
+        // It may have ended just now, which is as good.
+        let _ = child.kill();
+    }
+    let status = child.wait().map_err(LoadError::Compiler)?;
+    match said {
+        Ok(said) => verdict(status, &said, limits),
+        Err(_) => Err(too_costly(format!("{} s", most.as_secs()), "--compile-cpu")),
+    }
+}
+
+/// What the end of a compiling process says about the component.
+fn verdict(status: ExitStatus, said: &str, limits: CompileLimits) -> Result<(), LoadError> {
+    let no_memory = ["memory allocation of", "Cannot allocate memory", "out of memory"];
+    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    match (status.code(), status.signal()) {
+        (Some(0), _) => Ok(()),
+        (_, Some(libc::SIGXCPU)) => {
+            let cpu = format!("{} s of CPU time", limits.cpu.as_secs());
+            Err(too_costly(cpu, "--compile-cpu"))
         }
+        _ if no_memory.iter().any(|words| said.contains(words)) => {
+            let memory = format!("{} MiB of memory", limits.memory >> 20);
+            Err(too_costly(memory, "--compile-memory"))
+        }
+        (Some(1), _) => {
+            Err(LoadError::Refused(last.strip_prefix("berth: ").unwrap_or(last).to_owned()))
+        }
+        _ => Err(LoadError::Compile(format!("the compiler ended with {status}: {last:?}"))),
     }
+}
+
+fn too_costly(most: String, flag: &'static str) -> LoadError {
+    LoadError::TooCostly { most, flag }
 }

@@ -10,6 +10,7 @@ use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, RegallocAlgorithm,
 };
 
+use crate::compiler::CompileLimits;
 use crate::policy::PolicyState;
 use crate::state::State;
 use crate::wasi;
@@ -27,6 +28,10 @@ pub struct EngineOptions {
     pub max_instances: u32,
     /// The most that any processor may be granted.
     pub limits: ProcessorLimits,
+    /// The program that compiles: `berth` itself.
+    pub compiler: PathBuf,
+    /// What compiling one component may take.
+    pub compile_limits: CompileLimits,
 }
 
 /// What one call of a processor may use.
@@ -70,7 +75,6 @@ pub struct Engines {
     pub(crate) policy_linker: Linker<PolicyState>,
     pub(crate) options: EngineOptions,
     pub(crate) clock: Clock,
-    pub(crate) compiler: rayon::ThreadPool,
     pooled: bool,
 }
 
@@ -99,11 +103,6 @@ impl Engines {
         crate::policy::add_to_linker(&mut policy_linker).map_err(wrong)?;
         wasi::add_to_linker(&mut processor_linker).map_err(wrong)?;
         wasi::add_to_linker(&mut policy_linker).map_err(wrong)?;
-        let compiler = rayon::ThreadPoolBuilder::new()
-            .thread_name(|index| format!("compile-{index}"))
-            .start_handler(|_| lower_priority())
-            .build()
-            .map_err(|error| EngineError::Engine(error.to_string()))?;
         let clock = Clock::start(processors.clone());
         Ok(Arc::new(Self {
             processors,
@@ -112,7 +111,6 @@ impl Engines {
             policy_linker,
             options,
             clock,
-            compiler,
             pooled,
         }))
     }
@@ -154,7 +152,7 @@ fn base_config() -> Config {
 
 /// How the memory of an instance is made clean for the next one.
 #[derive(Clone, Copy)]
-enum Reset {
+pub(crate) enum Reset {
     /// What was written to is cleared in place, as the system tells, and the rest left alone: the
     /// next instance finds its pages mapped. Needs Linux 6.7.
     Scan,
@@ -163,7 +161,7 @@ enum Reset {
     Clear,
 }
 
-fn processor_config(pool: Option<(&EngineOptions, Reset)>) -> Config {
+pub(crate) fn processor_config(pool: Option<(&EngineOptions, Reset)>) -> Config {
     let mut config = base_config();
     config.epoch_interruption(true).async_stack_size(1 << 20);
     if let Some((options, reset)) = pool {
@@ -196,7 +194,7 @@ fn processor_config(pool: Option<(&EngineOptions, Reset)>) -> Config {
 }
 
 /// Pure: metered by fuel, which is the same on every run, and NaN has one form.
-fn policy_config() -> Config {
+pub(crate) fn policy_config() -> Config {
     let mut config = base_config();
     config.consume_fuel(true).cranelift_nan_canonicalization(true);
     config
@@ -277,15 +275,6 @@ fn tick(state: &Weak<ClockState>, engine: &Engine) {
         drop(state);
         std::thread::sleep(TICK);
         engine.increment_epoch();
-    }
-}
-
-/// Lowers the calling thread's priority, so that compilation does not slow down serving.
-fn lower_priority() {
-    #[cfg(target_os = "linux")]
-    // SAFETY: setpriority takes plain numbers; on Linux, 0 names the calling thread alone.
-    unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, 5);
     }
 }
 

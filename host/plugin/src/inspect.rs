@@ -116,6 +116,22 @@ pub enum LoadError {
     /// It does not compile or link.
     #[error("does not compile: {0}")]
     Compile(String),
+    /// The process that compiles refused it, in these words.
+    #[error("{0}")]
+    Refused(String),
+    /// Compiling it takes more than the operator grants.
+    #[error(
+        "compiling it took more than {most}: make it or its largest functions smaller, or give `berth serve` a higher {flag}"
+    )]
+    TooCostly {
+        /// What it took more of.
+        most: String,
+        /// The flag that sets it.
+        flag: &'static str,
+    },
+    /// The process that compiles could not be run.
+    #[error("the compiler cannot be run: {0}")]
+    Compiler(std::io::Error),
     /// The compiled form could not be kept or read.
     #[error("the cache of compiled code: {0}")]
     Cache(#[from] std::io::Error),

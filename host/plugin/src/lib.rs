@@ -3,6 +3,7 @@
 //! - [`inspect`]: what a component is, asks for and says of itself, read before anything runs
 //! - [`engine`]: the two engines, their limits and the clock that interrupts guests
 //! - [`compile`]: compilation off the request path and the cache of compiled code
+//! - [`compiler`]: the process that compiles one component
 //! - [`processor`]: processors, a fresh instance for each request
 //! - [`policy`], [`router`]: policies, pure and metered, and those that see each request
 //! - [`decision`]: what policies decide, checked
@@ -12,6 +13,7 @@
 pub mod assets;
 mod bindings;
 pub mod compile;
+pub mod compiler;
 pub mod decision;
 pub mod engine;
 pub mod exchange;
@@ -29,6 +31,7 @@ pub mod wasi;
 
 pub use assets::{Asset, Assets};
 pub use compile::{CompileTimes, Compiled};
+pub use compiler::CompileLimits;
 pub use decision::{Decision, Evaluation, Plan, PolicyError, Share};
 pub use engine::{EngineError, EngineOptions, Engines, ProcessorLimits};
 pub use exchange::{Body, Reply, Request};

@@ -1,6 +1,7 @@
 //! What the host adds to a request: choosing an arm, asking a router, a fresh instance.
 //!
-//! `BERTH_PLUGINS` and `BERTH_GUESTS` name the folders of components; `cargo xtask bench` sets them.
+//! `BERTH_PLUGINS` and `BERTH_GUESTS` name the folders of components, `BERTH_BIN` the program that
+//! compiles them; `cargo xtask bench` sets all three.
 
 #![expect(clippy::expect_used, reason = "a benchmark stops at the first thing that is missing")]
 
@@ -11,8 +12,8 @@ use std::time::{Duration, Instant};
 use berth_plugin::engine::Engines;
 use berth_plugin::observing::Arm;
 use berth_plugin::{
-    Bindings, Body, Call, Compiled, EngineOptions, Level, Observation, Policy, Processor,
-    ProcessorLimits, Request, Sink, Subject,
+    Bindings, Body, Call, CompileLimits, Compiled, EngineOptions, Level, Observation, Policy,
+    Processor, ProcessorLimits, Request, Sink, Subject,
 };
 use berth_serving::draw::Shares;
 use berth_tensor::Digest;
@@ -30,11 +31,16 @@ impl Sink for Silent {
     fn dropped(&self) {}
 }
 
+fn told(variable: &str) -> PathBuf {
+    match std::env::var_os(variable) {
+        Some(value) => value.into(),
+        None => panic!("{variable} is not set: run cargo xtask bench"),
+    }
+}
+
 fn compiled(engines: &Engines, variable: &str, name: &str) -> Compiled {
-    let folder = std::env::var(variable)
-        .unwrap_or_else(|_| panic!("{variable} is not set: run cargo xtask bench"));
-    let bytes = std::fs::read(PathBuf::from(folder).join(format!("{name}.wasm")))
-        .expect("the component is built");
+    let bytes =
+        std::fs::read(told(variable).join(format!("{name}.wasm"))).expect("the component is built");
     engines.compile(&Digest::of(&bytes), &bytes).expect("it compiles")
 }
 
@@ -63,6 +69,8 @@ fn request_path(criterion: &mut Criterion) {
         cache: cache.path().join("compiled"),
         max_instances: 64,
         limits: ProcessorLimits::default(),
+        compiler: told("BERTH_BIN"),
+        compile_limits: CompileLimits::default(),
     };
     let engines = Engines::new(options).expect("the engines start");
     let subjects: Vec<Subject> = (0..1024).map(subject).collect();
