@@ -69,8 +69,9 @@ impl HostAsset for State {
 pub(crate) fn add_copies_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.instance("berth:plugin/assets@0.1.0")?.func_wrap(
         "[method]asset.read",
-        |store, (asset, offset, length): (Resource<OpenAsset>, u64, u64)| {
-            Ok((Ok::<_, Error>(slice(&store.data().table.get(&asset)?.0.bytes, offset, length)),))
+        |mut store, (asset, offset, length): (Resource<OpenAsset>, u64, u64)| {
+            let asset = store.data_mut().called().table.get(&asset)?;
+            Ok((Ok::<_, Error>(slice(&asset.0.bytes, offset, length)),))
         },
     )
 }

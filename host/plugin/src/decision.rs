@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bindings::policy::exports::berth::plugin::{evaluating, routing};
-use crate::processor::Trap;
+use crate::trap::Trap;
 
 /// The largest plan, in bytes.
 const PLAN: usize = 64 << 10;
@@ -134,9 +134,12 @@ pub enum PolicyError {
     /// Its decision cannot be followed.
     #[error("the policy decided what cannot be: {0}")]
     Wrong(String),
-    /// It decided differently on the same input, and is not asked again.
+    /// It decided differently on the same input just now.
     #[error("the policy is not pure: it decided differently on the same input")]
     Impure,
+    /// It did so before, and is not asked again.
+    #[error("the policy is not asked any more: it decided differently on the same input before")]
+    Quarantined,
 }
 
 impl PolicyError {
@@ -148,6 +151,7 @@ impl PolicyError {
             Self::Trap(trap) => trap.kind,
             Self::Wrong(_) => "wrong",
             Self::Impure => "impure",
+            Self::Quarantined => "quarantined",
         }
     }
 }

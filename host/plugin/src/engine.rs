@@ -127,7 +127,7 @@ impl Engines {
 }
 
 fn link_processor(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    bindings::processor::Processor::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
+    bindings::processor::Processor::add_to_linker::<_, HasSelf<State>>(linker, State::called)?;
     linker.allow_shadowing(true);
     nn::add_copies_to_linker(linker)?;
     model::add_copies_to_linker(linker)?;

@@ -80,6 +80,9 @@ impl Reply {
 const PARTS: usize = 4096;
 const PARAMETERS: usize = 64;
 
+/// The longest name of a tensor that the host keeps, in bytes.
+pub(crate) const NAME: usize = 1024;
+
 /// There is one request and one reply in a store, so a handle needs no number of its own.
 pub(crate) const ONLY: u32 = 0;
 
@@ -240,6 +243,9 @@ impl HostReply for State {
         if !self.reply.parts.is_empty() || self.reply.content_type.is_some() {
             return Ok(misuse("the answer already carries a body, so it cannot carry tensors"));
         }
+        if name.len() > NAME {
+            return Ok(misuse("a tensor's name is at most 1024 bytes"));
+        }
         if self.reply.tensors.len() >= PARTS {
             return Ok(misuse("an answer has at most 4096 tensors"));
         }
@@ -273,13 +279,13 @@ pub(crate) fn slice(bytes: &Bytes, offset: u64, length: u64) -> Bytes {
 /// Replaces the calls that hand out a body by ones that copy it once, straight into the guest.
 pub(crate) fn add_copies_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut exchange = linker.instance("berth:plugin/exchange@0.1.0")?;
-    exchange.func_wrap("[method]request.body", |store, (_,): (Resource<Request>,)| {
-        Ok((store.data().request.bytes(),))
+    exchange.func_wrap("[method]request.body", |mut store, (_,): (Resource<Request>,)| {
+        Ok((store.data_mut().called().request.bytes(),))
     })?;
     exchange.func_wrap(
         "[method]request.read-body",
-        |store, (_, offset, length): (Resource<Request>, u64, u64)| {
-            Ok((slice(&store.data().request.bytes(), offset, length),))
+        |mut store, (_, offset, length): (Resource<Request>, u64, u64)| {
+            Ok((slice(&store.data_mut().called().request.bytes(), offset, length),))
         },
     )
 }

@@ -31,10 +31,15 @@ impl From<WitLevel> for Level {
 /// The longest line kept, in bytes.
 const LINE: usize = 4 << 10;
 
-/// One line of at most [`LINE`] bytes: what could look like another line is made visible.
-fn one_line(message: &str) -> String {
-    let cut = &message[..message.floor_char_boundary(LINE)];
-    cut.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+/// One line of at most 4 KiB: what could look like another line is made visible.
+pub(crate) fn one_line(message: &str) -> String {
+    let kept = cut(message, LINE).chars();
+    kept.map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+/// The first whole characters of a text, in at most so many bytes.
+pub(crate) fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
 }
 
 impl Host for State {

@@ -7,6 +7,7 @@
 //! - [`processor`]: processors, a fresh instance for each request
 //! - [`policy`], [`router`]: policies, pure and metered, and those that see each request
 //! - [`decision`]: what policies decide, checked
+//! - [`trap`]: how guests come to their end, in words for the log
 //! - one file for each WIT interface that the host implements: [`exchange`], [`model`], [`nn`],
 //!   [`assets`], [`guest_log`], [`guest_metrics`], [`observing`], [`wasi`]
 
@@ -27,6 +28,7 @@ pub mod policy;
 pub mod processor;
 pub mod router;
 mod state;
+pub mod trap;
 pub mod wasi;
 
 pub use assets::{Asset, Assets};
@@ -39,7 +41,6 @@ pub use guest_log::Level;
 pub use inspect::{Inspection, Kind, LoadError, Manifest};
 pub use observing::{Measure, Observation, Subject, unit_hash};
 pub use policy::Policy;
-pub use processor::{
-    Bindings, BoundModel, Call, CallError, CreateError, Processor, Sink, Trap, Usage,
-};
+pub use processor::{Bindings, BoundModel, Call, CallError, CreateError, Processor, Sink, Usage};
 pub use router::Routers;
+pub use trap::Trap;

@@ -11,7 +11,7 @@ use crate::bindings::processor::berth::plugin::model::{
     Description, Error, Host, HostInference, HostModel, HostTensor,
 };
 use crate::bindings::processor::berth::plugin::types;
-use crate::exchange::slice;
+use crate::exchange::{NAME, slice};
 use crate::processor::BoundModel;
 use crate::state::{OverHostBytes, State};
 
@@ -21,16 +21,23 @@ pub struct OpenModel(BoundModel);
 /// An inference under way. Dropping it gives it up.
 pub struct Started(Option<Task>);
 
-struct Task(JoinHandle<Result<Vec<NamedTensor>, InferenceError>>);
+struct Task {
+    run: JoinHandle<Result<Vec<NamedTensor>, InferenceError>>,
+    /// Bytes of its inputs, which the host holds also when the guest has dropped them.
+    held: u64,
+}
 
 impl Drop for Task {
     fn drop(&mut self) {
-        self.0.abort();
+        self.run.abort();
     }
 }
 
 /// The most inferences that one request may have under way.
 const INFERENCES: usize = 64;
+
+/// The most inputs, and the most outputs, that one inference names.
+const TENSORS: usize = 1024;
 
 impl Host for State {
     fn roles(&mut self) -> wasmtime::Result<Vec<String>> {
@@ -114,14 +121,25 @@ impl HostModel for State {
                 "a request has at most {INFERENCES} inferences under way"
             ))));
         }
+        let named = inputs.len().max(outputs.len());
+        let longest = inputs.iter().map(|(name, _)| name).chain(&outputs).map(String::len).max();
+        if named > TENSORS || longest > Some(NAME) {
+            return Ok(Err(Error::Denied(format!(
+                "an inference names at most {TENSORS} inputs and outputs, by at most {NAME} bytes each"
+            ))));
+        }
         let mut named = Vec::with_capacity(inputs.len());
         for (name, tensor) in inputs {
             named.push(NamedTensor { name, tensor: self.table.get(&tensor)?.clone() });
         }
+        let held = named.iter().map(|named| named.tensor.data().len() as u64).sum();
+        if let Err(OverHostBytes(limit)) = self.account.hold(held) {
+            return Ok(Err(Error::TooLarge(limit)));
+        }
         let deadline = self.deadline;
         let run = tokio::spawn(async move { model.run(&named, &outputs, deadline).await });
         self.account.inferences += 1;
-        Ok(Ok(self.table.push(Started(Some(Task(run))))?))
+        Ok(Ok(self.table.push(Started(Some(Task { run, held })))?))
     }
 
     fn drop(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<()> {
@@ -139,8 +157,9 @@ impl HostInference for State {
             return Ok(Err(Error::Denied("this inference has been waited for before".into())));
         };
         let clock = Arc::clone(&self.account.cpu);
-        let result = clock.wait(&mut task.0).await;
+        let result = clock.wait(&mut task.run).await;
         self.account.inferences -= 1;
+        self.account.release(task.held);
         let outputs = match result {
             Ok(Ok(outputs)) => {
                 self.failed_inference = None;
@@ -165,8 +184,9 @@ impl HostInference for State {
     }
 
     fn drop(&mut self, inference: Resource<Started>) -> wasmtime::Result<()> {
-        if self.table.delete(inference)?.0.is_some() {
+        if let Some(task) = &self.table.delete(inference)?.0 {
             self.account.inferences -= 1;
+            self.account.release(task.held);
         }
         Ok(())
     }
@@ -189,13 +209,14 @@ impl State {
 /// Replaces the calls that hand out data by ones that copy it once, straight into the guest.
 pub(crate) fn add_copies_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut model = linker.instance("berth:plugin/model@0.1.0")?;
-    model.func_wrap("[method]tensor.data", |store, (tensor,): (Resource<Tensor>,)| {
-        Ok((store.data().table.get(&tensor)?.data().clone(),))
+    model.func_wrap("[method]tensor.data", |mut store, (tensor,): (Resource<Tensor>,)| {
+        Ok((store.data_mut().called().table.get(&tensor)?.data().clone(),))
     })?;
     model.func_wrap(
         "[method]tensor.read",
-        |store, (tensor, offset, length): (Resource<Tensor>, u64, u64)| {
-            Ok((slice(store.data().table.get(&tensor)?.data(), offset, length),))
+        |mut store, (tensor, offset, length): (Resource<Tensor>, u64, u64)| {
+            let tensor = store.data_mut().called().table.get(&tensor)?;
+            Ok((slice(tensor.data(), offset, length),))
         },
     )
 }

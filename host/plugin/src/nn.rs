@@ -6,11 +6,13 @@
 use std::sync::Arc;
 
 use berth_inference::{InferenceError, Model};
-use berth_tensor::{DataType, NamedTensor, Tensor, TensorError};
+use berth_tensor::{DataType, NamedTensor, Tensor};
 use bytes::Bytes;
 use wasmtime::component::{Linker, Resource, ResourceTableError};
 
 use crate::bindings::processor::wasi::nn::{errors, graph, inference, tensor};
+use crate::exchange::NAME;
+use crate::guest_log::cut;
 use crate::processor::BoundModel;
 use crate::state::{OverHostBytes, State};
 
@@ -38,11 +40,19 @@ pub enum NnTensor {
         /// The type given.
         ty: DataType,
         /// Why it is no tensor.
-        problem: TensorError,
+        problem: String,
     },
 }
 
 impl NnTensor {
+    /// What keeping it takes on the guest's account, in bytes.
+    fn held(&self) -> u64 {
+        match self {
+            Self::Fit(tensor) => tensor.data().len() as u64,
+            Self::Unfit { dimensions, .. } => size_of_val(dimensions.as_slice()) as u64,
+        }
+    }
+
     fn data(&self) -> Bytes {
         match self {
             Self::Fit(tensor) => tensor.data().clone(),
@@ -72,6 +82,8 @@ impl State {
         code: ErrorCode,
         data: String,
     ) -> wasmtime::Result<Result<T, Resource<NnError>>> {
+        // Kept for as long as the guest likes, and it may quote the guest's own words.
+        let data = cut(&data, NAME).to_owned();
         Ok(Err(self.table.push(NnError { code, data })?))
     }
 
@@ -90,15 +102,12 @@ impl tensor::HostTensor for State {
         data: Vec<u8>,
     ) -> wasmtime::Result<Resource<NnTensor>> {
         let ty = datatype(ty);
-        let length = data.len() as u64;
         let shape = dimensions.iter().map(|&dimension| dimension.into()).collect();
         let tensor = match Tensor::new(ty, shape, data) {
-            Ok(tensor) => {
-                self.account.hold(length)?;
-                NnTensor::Fit(tensor)
-            }
-            Err(problem) => NnTensor::Unfit { dimensions, ty, problem },
+            Ok(tensor) => NnTensor::Fit(tensor),
+            Err(problem) => NnTensor::Unfit { dimensions, ty, problem: problem.to_string() },
         };
+        self.account.hold(tensor.held())?;
         Ok(self.table.push(tensor)?)
     }
 
@@ -126,7 +135,7 @@ impl tensor::HostTensor for State {
 
     fn drop(&mut self, tensor: Resource<NnTensor>) -> wasmtime::Result<()> {
         let tensor = self.table.delete(tensor)?;
-        self.account.release(tensor.data().len() as u64);
+        self.account.release(tensor.held());
         Ok(())
     }
 }
@@ -184,7 +193,7 @@ impl inference::HostGraphExecutionContext for State {
         for (name, tensor) in inputs {
             // The guest has given the tensors away.
             let tensor = self.table.delete(tensor)?;
-            self.account.release(tensor.data().len() as u64);
+            self.account.release(tensor.held());
             match tensor {
                 NnTensor::Fit(tensor) => named.push(NamedTensor { name, tensor }),
                 NnTensor::Unfit { problem: error, .. } => {
@@ -252,11 +261,12 @@ impl errors::HostError for State {
 
 /// Replaces the call that hands out data by one that copies it once, straight into the guest.
 pub(crate) fn add_copies_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    linker
-        .instance("wasi:nn/tensor@0.2.0-rc-2024-10-28")?
-        .func_wrap("[method]tensor.data", |store, (tensor,): (Resource<NnTensor>,)| {
-            Ok((store.data().nn_tensor(&tensor)?.data(),))
-        })
+    linker.instance("wasi:nn/tensor@0.2.0-rc-2024-10-28")?.func_wrap(
+        "[method]tensor.data",
+        |mut store, (tensor,): (Resource<NnTensor>,)| {
+            Ok((store.data_mut().called().nn_tensor(&tensor)?.data(),))
+        },
+    )
 }
 
 fn beyond_wasi_nn(tensor: &Tensor) -> Option<String> {

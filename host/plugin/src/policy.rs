@@ -11,9 +11,10 @@ use crate::compile::Compiled;
 use crate::decision::{Evaluation, Plan, PolicyError, checked};
 use crate::engine::Engines;
 use crate::exchange::ONLY;
+use crate::guest_log::one_line;
 use crate::inspect::{Kind, LoadError};
 use crate::observing::{Observation, Subject};
-use crate::processor::describe;
+use crate::trap::describe;
 use crate::wasi::{Said, Start};
 use crate::{Level, inspect};
 
@@ -172,15 +173,15 @@ impl Policy {
 pub(crate) fn stopped(store: &mut Store<PolicyState>, error: &wasmtime::Error) -> PolicyError {
     let state = store.data_mut();
     let memory = state.memory.refused.then_some(MEMORY as u64);
-    PolicyError::Trap(describe(error, memory, &state.said.take()))
+    PolicyError::Trap(describe(error, memory, state.said.take()))
 }
 
 pub(crate) fn refused(error: evaluating::PolicyError) -> PolicyError {
     match error {
         evaluating::PolicyError::Config(error) => {
-            PolicyError::Config { key: error.key, message: error.message }
+            PolicyError::Config { key: one_line(&error.key), message: one_line(&error.message) }
         }
-        evaluating::PolicyError::Failed(message) => PolicyError::Failed(message),
+        evaluating::PolicyError::Failed(message) => PolicyError::Failed(one_line(&message)),
     }
 }
 

@@ -4,27 +4,32 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_inference::{InferenceError, Model};
+use berth_tensor::tensor::DIMENSIONS;
 use berth_tensor::{Digest, TensorType};
 use bytes::Bytes;
 use tokio::time::timeout_at;
+use wasmtime::Store;
 use wasmtime::component::{Resource, ResourceAny, ResourceTable};
-use wasmtime::{Store, WasmBacktrace};
-use wasmtime_wasi::I32Exit;
 
 use crate::assets::Assets;
 use crate::bindings::processor::ProcessorPre;
 use crate::bindings::processor::exports::berth::plugin::processing;
 use crate::compile::Compiled;
 use crate::engine::{Engines, ProcessorLimits};
-use crate::exchange::ONLY;
+use crate::exchange::{NAME, ONLY};
+use crate::guest_log::one_line;
 use crate::inspect::{Kind, LoadError};
 use crate::model::type_from_wit;
 use crate::state::{Account, State, Stop, on_tick};
+use crate::trap::{Trap, describe};
 use crate::wasi::Said;
 use crate::{Body, Level, Reply, Request};
 
 /// The most handles that one request may hold.
 const HANDLES: usize = 4096;
+
+/// The most media types and tensors of a signature together.
+const NAMED: usize = 1024;
 
 /// A compiled processor under one configuration.
 pub struct Processor {
@@ -92,6 +97,8 @@ pub struct Usage {
     pub memory: u64,
     /// The most that the host held for it, in bytes.
     pub host_bytes: u64,
+    /// Calls of the host's functions, those of WASI left out.
+    pub host_calls: u64,
 }
 
 /// What a processor takes and answers.
@@ -131,16 +138,6 @@ pub enum CallError {
     /// The plugin returned without an answer.
     #[error("the plugin gave no answer")]
     NoReply,
-}
-
-/// How a guest came to its end.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{kind}: {detail}")]
-pub struct Trap {
-    /// A word for metrics: `unreachable`, `memory`, `stack`, `fuel`, `exit`, `host` or `trap`.
-    pub kind: &'static str,
-    /// What is known, with the guest's last words and its stack; for the log.
-    pub detail: String,
 }
 
 /// Why a processor cannot be made under a configuration.
@@ -241,15 +238,11 @@ impl Processor {
         match made {
             Err(_) => Err(CallError::Timeout.into()),
             Ok(Err(error)) => Err(self.stopped(&mut store, &error).into()),
-            Ok(Ok(Err(error))) => {
-                Err(CreateError::Config { key: error.key, message: error.message })
-            }
-            Ok(Ok(Ok(signature))) => Ok(Signature {
-                content_types: signature.content_types,
-                inputs: signature.inputs.into_iter().map(type_from_wit).collect(),
-                answers: signature.answers,
-                outputs: signature.outputs.into_iter().map(type_from_wit).collect(),
+            Ok(Ok(Err(error))) => Err(CreateError::Config {
+                key: one_line(&error.key),
+                message: one_line(&error.message),
             }),
+            Ok(Ok(Ok(signature))) => Signature::checked(signature).map_err(CreateError::Call),
         }
     }
 
@@ -298,6 +291,7 @@ impl Processor {
             cpu: clock.used(),
             memory: account.memory,
             host_bytes: account.host_bytes_peak,
+            host_calls: account.host_calls,
         };
         (answer, usage)
     }
@@ -349,7 +343,31 @@ impl Processor {
             return CallError::Overloaded;
         }
         let memory = state.account.memory_refused.then_some(self.limits.memory);
-        CallError::Trap(describe(error, memory, &state.said.take()))
+        CallError::Trap(describe(error, memory, state.said.take()))
+    }
+}
+
+impl Signature {
+    /// A signature of a size that every endpoint can keep and show.
+    fn checked(signature: processing::Signature) -> Result<Self, CallError> {
+        let signature = Self {
+            content_types: signature.content_types,
+            inputs: signature.inputs.into_iter().map(type_from_wit).collect(),
+            answers: signature.answers,
+            outputs: signature.outputs.into_iter().map(type_from_wit).collect(),
+        };
+        let tensors = || signature.inputs.iter().chain(&signature.outputs);
+        let texts = signature.content_types.iter().chain(&signature.answers);
+        let longest = texts.chain(tensors().map(|ty| &ty.name)).map(String::len).max();
+        let fits = signature.content_types.len() + tensors().count() <= NAMED
+            && longest <= Some(NAME)
+            && tensors().all(|ty| ty.shape.len() <= DIMENSIONS);
+        if fits {
+            return Ok(signature);
+        }
+        Err(CallError::Plugin(format!(
+            "its signature has more than {NAMED} entries, {NAME} bytes in a name or {DIMENSIONS} dimensions"
+        )))
     }
 }
 
@@ -359,46 +377,11 @@ fn is_pool_exhausted(error: &wasmtime::Error) -> bool {
 
 /// Who is to blame for an error that the guest returned.
 fn failed(state: &mut State, error: processing::Error) -> CallError {
+    let message = one_line(&error.message);
     match (error.fault, state.failed_inference.take()) {
-        (processing::Fault::Caller, _) => CallError::Caller(error.message),
+        (processing::Fault::Caller, _) => CallError::Caller(message),
         (processing::Fault::Plugin, Some(InferenceError::Overloaded)) => CallError::Overloaded,
         (processing::Fault::Plugin, Some(InferenceError::Timeout)) => CallError::Timeout,
-        (processing::Fault::Plugin, _) => CallError::Plugin(error.message),
+        (processing::Fault::Plugin, _) => CallError::Plugin(message),
     }
-}
-
-/// Puts a guest's end into words. `memory` is the limit that it ran into, in bytes.
-pub(crate) fn describe(error: &wasmtime::Error, memory: Option<u64>, said: &str) -> Trap {
-    let trap = error.downcast_ref::<wasmtime::Trap>();
-    let (kind, mut detail) = if let Some(limit) = memory {
-        ("memory", format!("it asked for more than its {limit} bytes of memory"))
-    } else if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
-        ("exit", format!("it left with exit code {code}"))
-    } else {
-        match trap {
-            Some(wasmtime::Trap::UnreachableCodeReached) => {
-                ("unreachable", "it panicked or aborted".into())
-            }
-            Some(wasmtime::Trap::StackOverflow) => ("stack", "its stack overflowed".into()),
-            Some(wasmtime::Trap::OutOfFuel) => ("fuel", "it ran out of fuel".into()),
-            Some(trap) => ("trap", trap.to_string()),
-            None => ("host", error.root_cause().to_string()),
-        }
-    };
-    if !said.is_empty() {
-        detail.push_str(&format!("; it said: {said}"));
-    }
-    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-        for frame in backtrace.frames().iter().take(16) {
-            let name = frame
-                .func_name()
-                .map_or_else(|| format!("function {}", frame.func_index()), demangled);
-            detail.push_str(&format!("\n    at {name}"));
-        }
-    }
-    Trap { kind, detail }
-}
-
-fn demangled(name: &str) -> String {
-    rustc_demangle::try_demangle(name).map_or_else(|_| name.to_owned(), |name| format!("{name:#}"))
 }

@@ -64,10 +64,15 @@ struct Router {
 }
 
 impl Routers {
-    /// Decides on one request. After an error that says impure, every call answers the same.
+    /// Whether the policy decided differently on the same input, and is not asked again.
+    pub fn quarantined(&self) -> bool {
+        self.quarantined.load(Ordering::Relaxed)
+    }
+
+    /// Decides on one request. After an error that says impure, every call says quarantined.
     pub fn route(&self, subject: &Subject) -> Result<Decision, PolicyError> {
-        if self.quarantined.load(Ordering::Relaxed) {
-            return Err(PolicyError::Impure);
+        if self.quarantined() {
+            return Err(PolicyError::Quarantined);
         }
         let mut router = match self.warm.pop() {
             Some(router) => router,

@@ -33,6 +33,8 @@ pub(crate) struct Account {
     pub(crate) host_bytes: u64,
     pub(crate) host_bytes_peak: u64,
     pub(crate) inferences: usize,
+    /// Calls of the host's functions so far, those of WASI left out.
+    pub(crate) host_calls: u64,
     pub(crate) memory: u64,
     pub(crate) memory_refused: bool,
     pub(crate) cpu: Arc<CpuClock>,
@@ -53,6 +55,14 @@ pub(crate) enum Stop {
 )]
 pub(crate) struct OverHostBytes(pub(crate) u64);
 
+impl State {
+    /// Counts a call of one of the host's functions, all of which come by here.
+    pub(crate) fn called(&mut self) -> &mut Self {
+        self.account.host_calls += 1;
+        self
+    }
+}
+
 impl Account {
     pub(crate) fn new(limits: ProcessorLimits) -> Self {
         Self {
@@ -60,6 +70,7 @@ impl Account {
             host_bytes: 0,
             host_bytes_peak: 0,
             inferences: 0,
+            host_calls: 0,
             memory: 0,
             memory_refused: false,
             cpu: Arc::default(),

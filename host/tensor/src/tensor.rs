@@ -22,9 +22,15 @@ pub struct NamedTensor {
     pub tensor: Tensor,
 }
 
+/// The most dimensions of a tensor.
+pub const DIMENSIONS: usize = 64;
+
 /// Why a shape, a datatype and data do not make a tensor.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TensorError {
+    /// There are more than [`DIMENSIONS`].
+    #[error("a shape has at most {DIMENSIONS} dimensions, got {0}")]
+    TooManyDimensions(usize),
     /// The product of the dimensions overflows.
     #[error("shape {0:?} has more elements than can be addressed")]
     TooManyElements(Vec<u64>),
@@ -73,6 +79,9 @@ impl Tensor {
         data: impl Into<Bytes>,
     ) -> Result<Self, TensorError> {
         let data = data.into();
+        if shape.len() > DIMENSIONS {
+            return Err(TensorError::TooManyDimensions(shape.len()));
+        }
         let Some(count) = elements(&shape) else {
             return Err(TensorError::TooManyElements(shape));
         };

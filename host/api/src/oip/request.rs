@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use berth_tensor::tensor::DIMENSIONS;
 use berth_tensor::{DataType, NamedTensor, Tensor};
 use serde_json::{Map, Value};
 
@@ -11,8 +12,6 @@ use super::scan::{Fault, Kind, Scanned, Scanner, shortened};
 
 /// Inputs, or outputs asked for, in one request at most.
 const TENSORS: usize = 1024;
-/// Dimensions of a shape at most.
-const DIMENSIONS: usize = 64;
 /// Bytes of an id, a name or a datatype at most.
 const TEXT: usize = 1024;
 
