@@ -70,6 +70,9 @@ pub(crate) struct Serve {
     /// The most CPU time of a processor's call, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 10_000)]
     processor_cpu: u64,
+    /// The most that the host holds for a processor's call in tensors and answers, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    processor_host: u64,
     /// The most CPU time of compiling one component, in seconds; by the clock twice as long.
     #[arg(long, value_name = "S", default_value_t = CompileLimits::default().cpu.as_secs())]
     compile_cpu: u64,
@@ -117,7 +120,7 @@ impl Serve {
             limits: ProcessorLimits {
                 memory: self.processor_memory << 20,
                 cpu: Duration::from_millis(self.processor_cpu),
-                ..ProcessorLimits::default()
+                host_bytes: self.processor_host << 20,
             },
             compiler: this_program()?,
             compile_limits: CompileLimits {

@@ -372,6 +372,14 @@ fn show(endpoint: &Value) {
         let policy = &revision["routing"]["policy"];
         let config = &revision["routing"]["config"];
         say(&format!("routing    {}@{} {config}", cell(&policy["name"]), policy["version"]));
+        if endpoint["quarantined"] == true {
+            say(
+                "           in quarantine: it answered the same request differently, so the shares below decide",
+            );
+        }
+    }
+    if !revision["limits"].is_null() {
+        say(&format!("limits     {}", revision["limits"]));
     }
     let pinned = |part: &Value| match part {
         Value::Null => "none".to_owned(),

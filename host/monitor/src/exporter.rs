@@ -8,6 +8,20 @@ const SECONDS: [f64; 18] = [
     1.0, 2.5, 5.0, 10.0, 30.0,
 ];
 
+/// Upper bounds of the buckets of memory, in bytes: none, 64 KiB to 4 GiB.
+const BYTES: [f64; 10] = [
+    0.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+    268_435_456.0,
+    1_073_741_824.0,
+    4_294_967_296.0,
+];
+
 /// Upper bounds of the buckets of processors' own values.
 const VALUES: [f64; 16] =
     [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 1e5];
@@ -49,5 +63,6 @@ impl Exporter {
 pub(crate) fn builder() -> Result<PrometheusBuilder, metrics_exporter_prometheus::BuildError> {
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &BYTES)?
         .set_buckets_for_metric(Matcher::Full("berth_processor_value".into()), &VALUES)
 }

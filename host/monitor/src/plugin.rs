@@ -9,6 +9,10 @@ use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_hist
 const TRAPS: &str = "berth_plugin_traps_total";
 const INSTANTIATE: &str = "berth_plugin_instantiate_seconds";
 const COMPILE: &str = "berth_plugin_compile_seconds";
+const CPU: &str = "berth_plugin_cpu_seconds";
+const MEMORY: &str = "berth_plugin_memory_bytes";
+const HOST_BYTES: &str = "berth_plugin_host_bytes";
+const HOST_CALLS: &str = "berth_plugin_host_calls_total";
 const COUNT: &str = "berth_processor_count_total";
 const VALUE: &str = "berth_processor_value";
 const DROPPED: &str = "berth_plugin_dropped_total";
@@ -19,6 +23,10 @@ const NAMES: usize = 64;
 pub(crate) fn describe() {
     describe_counter!(TRAPS, "Calls that the host had to stop, by kind.");
     describe_histogram!(INSTANTIATE, Unit::Seconds, "Making an instance and its processor.");
+    describe_histogram!(CPU, Unit::Seconds, "Time on a core of one call, inference left out.");
+    describe_histogram!(MEMORY, Unit::Bytes, "The most linear memory of one call.");
+    describe_histogram!(HOST_BYTES, Unit::Bytes, "The most that the host held for one call.");
+    describe_counter!(HOST_CALLS, "Calls of the host's functions.");
     describe_histogram!(COMPILE, Unit::Seconds, "Compiling a component.");
     describe_counter!(COUNT, "What processors count, by the name that they give it.");
     describe_histogram!(VALUE, "What processors measure, by the name that they give it.");
@@ -32,18 +40,38 @@ pub(crate) fn describe() {
 pub struct PluginMetrics {
     plugin: String,
     instantiate: Histogram,
+    cpu: Histogram,
+    memory: Histogram,
+    host_bytes: Histogram,
+    host_calls: Counter,
 }
 
 impl PluginMetrics {
     /// The metrics of a plugin by name and version, such as `image-classifier@1`.
     pub fn new(plugin: &str) -> Self {
         let labels = [("plugin", plugin.to_owned())];
-        Self { plugin: plugin.to_owned(), instantiate: histogram!(INSTANTIATE, &labels) }
+        Self {
+            plugin: plugin.to_owned(),
+            instantiate: histogram!(INSTANTIATE, &labels),
+            cpu: histogram!(CPU, &labels),
+            memory: histogram!(MEMORY, &labels),
+            host_bytes: histogram!(HOST_BYTES, &labels),
+            host_calls: counter!(HOST_CALLS, &labels),
+        }
     }
 
     /// An instance was made.
     pub fn instantiated(&self, took: Duration) {
         self.instantiate.record(took);
+    }
+
+    /// What a call used, whatever came of it: time on a core, the most bytes of linear memory, the
+    /// most bytes that the host held for it, calls of the host's functions.
+    pub fn used(&self, cpu: Duration, memory: u64, host_bytes: u64, host_calls: u64) {
+        self.cpu.record(cpu);
+        self.memory.record(memory as f64);
+        self.host_bytes.record(host_bytes as f64);
+        self.host_calls.increment(host_calls);
     }
 
     /// A call was stopped: `kind` is a word such as `memory`.
@@ -144,7 +172,9 @@ mod tests {
             let endpoint = EndpointMetrics::new("digits", "main");
             endpoint.answered(None, Duration::from_millis(2));
             endpoint.answered(Some("timeout"), Duration::from_secs(2));
-            PluginMetrics::new("p@1").trapped("memory");
+            let plugin = PluginMetrics::new("p@1");
+            plugin.trapped("memory");
+            plugin.used(Duration::from_millis(3), 2 << 20, 0, 7);
             let processor = ProcessorMetrics::new("digits", "main", "p@1");
             for name in 0..100 {
                 processor.count(&format!("n{name}"), 2);
@@ -156,6 +186,11 @@ mod tests {
             "berth_requests_total{endpoint=\"digits\",variant=\"main\"} 2",
             "berth_request_errors_total{endpoint=\"digits\",variant=\"main\",reason=\"timeout\"} 1",
             "berth_request_duration_seconds_bucket{endpoint=\"digits\",variant=\"main\",le=\"0.0025\"} 1",
+            "berth_plugin_cpu_seconds_bucket{plugin=\"p@1\",le=\"0.005\"} 1",
+            "berth_plugin_memory_bytes_bucket{plugin=\"p@1\",le=\"1048576\"} 0",
+            "berth_plugin_memory_bytes_bucket{plugin=\"p@1\",le=\"4194304\"} 1",
+            "berth_plugin_host_bytes_bucket{plugin=\"p@1\",le=\"0\"} 1",
+            "berth_plugin_host_calls_total{plugin=\"p@1\"} 7",
             "berth_plugin_traps_total{plugin=\"p@1\",kind=\"memory\"} 1",
             "berth_processor_count_total{endpoint=\"digits\",variant=\"main\",plugin=\"p@1\",name=\"n0\"} 2",
             "berth_plugin_dropped_total{endpoint=\"digits\",variant=\"main\",plugin=\"p@1\"} 36",

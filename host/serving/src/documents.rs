@@ -8,7 +8,7 @@ use berth_tensor::{Digest, Name, TensorType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::spec::AttributeSource;
+use crate::spec::{AttributeSource, Limits};
 
 /// The store's kinds of documents.
 pub(crate) const MODEL: &str = "model";
@@ -84,6 +84,9 @@ pub struct Revision {
     pub timeout_ms: u64,
     /// Whether clients may ask for a variant by name.
     pub direct: bool,
+    /// What its processors may use.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
     /// How to choose among the variants.
     pub routing: Option<PinnedPolicy>,
     /// The ways to answer.

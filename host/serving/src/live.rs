@@ -8,8 +8,8 @@ use berth_inference::{InferenceError, Model};
 use berth_monitor::{EndpointMetrics, PluginMetrics};
 use berth_plugin::processor::Signature;
 use berth_plugin::{
-    Bindings, Body, BoundModel, Call, CallError, Processor, Reply, Request, Routers, Subject,
-    unit_hash,
+    Bindings, Body, BoundModel, Call, CallError, PolicyError, Processor, Reply, Request, Routers,
+    Subject, unit_hash,
 };
 use berth_tensor::{Digest, Name, NamedTensor, TensorType};
 use tokio::sync::Semaphore;
@@ -167,6 +167,11 @@ impl LiveRevision {
         }
     }
 
+    /// Whether its router is not asked any more because it is not pure.
+    pub(crate) fn quarantined(&self) -> bool {
+        matches!(&self.routing, Routing::Router { routers, .. } if routers.quarantined())
+    }
+
     /// The models that its variants bind.
     pub(crate) fn bound(&self) -> impl Iterator<Item = &BoundModel> {
         self.variants.iter().flat_map(|variant| &variant.models)
@@ -274,11 +279,8 @@ impl LiveRevision {
                     Err(error) => {
                         berth_monitor::policy_failed(salt, policy, error.reason());
                         // Every failure is counted; the log has the first and then fewer and fewer.
-                        if failures
-                            .fetch_add(1, Ordering::Relaxed)
-                            .wrapping_add(1)
-                            .is_power_of_two()
-                        {
+                        let failed = failures.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+                        if failed.is_power_of_two() || matches!(error, PolicyError::Impure) {
                             tracing::warn!(
                                 endpoint = salt,
                                 policy,
@@ -351,6 +353,7 @@ impl LiveRevision {
                 if usage.instantiate > Duration::ZERO {
                     metrics.instantiated(usage.instantiate);
                 }
+                metrics.used(usage.cpu, usage.memory, usage.host_bytes, usage.host_calls);
                 let result = result.and_then(|reply| check_reply(reply, signature, wants_tensors));
                 result.map_err(|error| {
                     if let CallError::Trap(trap) = &error {
@@ -361,6 +364,7 @@ impl LiveRevision {
                     if !matches!(error, CallError::Caller(_) | CallError::Overloaded)
                         && sink.has_room()
                     {
+                        let told = sink.told(&error, prediction);
                         tracing::error!(
                             endpoint = self.endpoint.as_str(),
                             variant = variant.name.as_str(),
@@ -369,7 +373,7 @@ impl LiveRevision {
                             revision = self.id,
                             prediction,
                             request = request.id,
-                            "{error}"
+                            "{told}"
                         );
                     }
                     RequestError::of_call(&error, timeout_ms, prediction)

@@ -11,7 +11,7 @@ use berth_plugin::engine::Engines;
 use berth_plugin::observing::Arm;
 use berth_plugin::{
     Asset, Bindings, BoundModel, CallError, Compiled, CreateError, Evaluation, Observation, Policy,
-    Processor, ProcessorLimits, Sink,
+    Processor, Sink,
 };
 use berth_store::Store;
 use berth_tensor::Digest;
@@ -25,7 +25,7 @@ use crate::draw::Shares;
 use crate::error::ControlError;
 use crate::live::{Admission, LiveRevision, LiveVariant, Routing, Way};
 use crate::sink::VariantSink;
-use crate::spec::SpecError;
+use crate::spec::{Limits, SpecError};
 
 /// How long a processor may take to be made when a revision is checked.
 const CREATE_TIME: Duration = Duration::from_secs(30);
@@ -37,7 +37,7 @@ pub(crate) struct Workshop {
     pub(crate) engines: Arc<Engines>,
     pub(crate) admission: Arc<Admission>,
     /// Instances that one endpoint may hold at once.
-    instances_each: usize,
+    pub(crate) instances_each: usize,
     models: Shared<Model>,
     components: Shared<Compiled>,
     assets: Shared<Asset>,
@@ -168,7 +168,7 @@ impl Workshop {
             direct: revision.direct,
             routing,
             variants,
-            instances: Semaphore::new(self.instances_each),
+            instances: Semaphore::new(self.instances_of(&revision.limits)),
             admission: Arc::clone(&self.admission),
         };
         Ok((live, evaluation))
@@ -211,7 +211,7 @@ impl Workshop {
                     assets,
                     sink: Arc::clone(&sink) as Arc<dyn Sink>,
                 });
-                self.processor(variant, plugin, &component, bindings, sink).await?
+                self.processor(revision, variant, &component, bindings, sink).await?
             }
             _ => match models.first() {
                 Some(bound) => Way::Model(Arc::clone(&bound.model)),
@@ -225,22 +225,23 @@ impl Workshop {
         Ok(LiveVariant { name: variant.name.clone(), way, models, metrics })
     }
 
+    /// Instances that one endpoint may hold at once.
+    fn instances_of(&self, limits: &Limits) -> usize {
+        let wanted = limits.instances.and_then(|wanted| usize::try_from(wanted).ok());
+        wanted.map_or(self.instances_each, |wanted| wanted.min(self.instances_each))
+    }
+
     async fn processor(
         &self,
+        revision: &Revision,
         variant: &PinnedVariant,
-        plugin: &Pinned,
         component: &Arc<Compiled>,
         bindings: Arc<Bindings>,
         sink: Arc<VariantSink>,
     ) -> Result<Way, ControlError> {
-        let name = plugin.to_string();
-        let most = self.engines.limits();
+        let name = sink.plugin().to_owned();
         let wanted = component.inspection.manifest.limits;
-        let limits = ProcessorLimits {
-            memory: wanted.memory.unwrap_or(most.memory),
-            cpu: wanted.cpu_ms.map_or(most.cpu, Duration::from_millis),
-            ..most
-        };
+        let limits = revision.limits.grant(wanted, self.engines.limits());
         let config = Value::Object(variant.config.clone()).to_string();
         let processor = Processor::new(&self.engines, component, name.clone(), config, limits)
             .map_err(|source| ControlError::Plugin { plugin: name.clone(), source })?;

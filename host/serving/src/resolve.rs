@@ -18,6 +18,7 @@ const TIMEOUT_MS: u64 = 30_000;
 impl Host {
     /// Fixes every reference of a file by version and digest.
     pub(crate) fn resolve(&self, spec: &EndpointSpec) -> Result<Revision, ControlError> {
+        spec.limits.check(self.workshop.engines.limits(), self.workshop.instances_each)?;
         let variants: Result<Vec<_>, _> =
             spec.variants.iter().map(|variant| self.resolve_variant(variant)).collect();
         Ok(Revision {
@@ -26,6 +27,7 @@ impl Host {
             unit: spec.unit.clone(),
             timeout_ms: spec.timeout_ms.unwrap_or(TIMEOUT_MS),
             direct: spec.direct,
+            limits: spec.limits,
             routing: spec
                 .routing
                 .as_ref()
@@ -120,6 +122,9 @@ impl Host {
         }
         if live.routing != next.routing {
             lines.push("routing".into());
+        }
+        if live.limits != next.limits {
+            lines.push("limits".into());
         }
         if (&live.attributes, &live.unit, live.timeout_ms, live.direct)
             != (&next.attributes, &next.unit, next.timeout_ms, next.direct)

@@ -1,14 +1,18 @@
 //! Where a processor's lines and numbers go, bounded.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use berth_monitor::ProcessorMetrics;
-use berth_plugin::{Level, Sink};
+use berth_plugin::{CallError, Level, Sink};
 
 /// Lines that a plugin may log in a second, per variant.
 const LINES: u32 = 100;
+
+/// Places of traps that are remembered, per variant.
+const TRAPS: usize = 64;
 
 /// A variant's sink, or with an empty variant that of the endpoint's policy: the log through tracing, the numbers through the monitor.
 pub(crate) struct VariantSink {
@@ -17,6 +21,9 @@ pub(crate) struct VariantSink {
     plugin: String,
     metrics: ProcessorMetrics,
     lines: Mutex<Lines>,
+    /// By the place of a trap, the prediction under which the log has it whole, and how often it
+    /// came about since.
+    traps: Mutex<HashMap<u64, (String, u64)>>,
 }
 
 struct Lines {
@@ -32,7 +39,32 @@ impl VariantSink {
             plugin: plugin.to_owned(),
             metrics: ProcessorMetrics::new(endpoint, variant, plugin),
             lines: Mutex::new(Lines { since: Instant::now(), count: 0 }),
+            traps: Mutex::default(),
         }
+    }
+
+    /// The plugin's name and version.
+    pub(crate) fn plugin(&self) -> &str {
+        &self.plugin
+    }
+
+    /// A failed prediction's entry in the log. A trap has its stack and last words in the first
+    /// entry; one at the same place then has a line that refers to it.
+    pub(crate) fn told(&self, error: &CallError, prediction: &str) -> String {
+        let CallError::Trap(trap) = error else { return error.to_string() };
+        let mut traps = self.traps.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((first, times)) = traps.get_mut(&trap.place()) {
+            *times += 1;
+            let (kind, cause) = (trap.kind, &trap.cause);
+            return format!(
+                "the plugin was stopped: {kind}: {cause}, {times} times where prediction={first} was"
+            );
+        }
+        if traps.len() >= TRAPS {
+            traps.clear();
+        }
+        traps.insert(trap.place(), (prediction.to_owned(), 1));
+        error.to_string()
     }
 
     /// Whether the log takes another line about this plugin now; one that is not taken is counted.

@@ -1,7 +1,10 @@
 //! The endpoint file: what an operator applies.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use berth_plugin::ProcessorLimits;
+use berth_plugin::inspect::WantedLimits;
 use berth_tensor::{Digest, Name, Reference};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -24,6 +27,9 @@ pub struct EndpointSpec {
     /// Whether clients may ask for a variant by name, past the routing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub direct: bool,
+    /// What its processors may use.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
     /// How to choose among the variants; needed with several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routing: Option<PolicySpec>,
@@ -32,6 +38,66 @@ pub struct EndpointSpec {
     pub rollout: Option<PolicySpec>,
     /// The ways to answer.
     pub variants: Vec<VariantSpec>,
+}
+
+/// What an endpoint's processors may use: where a value is not set, what the operator grants all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Linear memory of an instance, in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
+    /// CPU time of a call, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_ms: Option<u64>,
+    /// Tensors and answers that the host holds for a call, in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_mib: Option<u64>,
+    /// Instances under way at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instances: Option<u64>,
+}
+
+impl Limits {
+    /// Whether nothing is set.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Refuses what is above the most that the operator grants, or 0.
+    pub(crate) fn check(&self, most: ProcessorLimits, instances: usize) -> Result<(), SpecError> {
+        let cpu_ms = u64::try_from(most.cpu.as_millis()).unwrap_or(u64::MAX);
+        for (key, wanted, most, from) in [
+            ("memory_mib", self.memory_mib, most.memory >> 20, "--processor-memory"),
+            ("cpu_ms", self.cpu_ms, cpu_ms, "--processor-cpu"),
+            ("host_mib", self.host_mib, most.host_bytes >> 20, "--processor-host"),
+            ("instances", self.instances, instances as u64, "three quarters of --max-instances"),
+        ] {
+            if let Some(wanted) = wanted
+                && !(1..=most).contains(&wanted)
+            {
+                let problem = format!(
+                    "{wanted} is not within 1 and the operator's maximum of {most} ({from})"
+                );
+                return Err(SpecError::new(format!("limits.{key}"), problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a call may use: the least of what the endpoint, the plugin's manifest and the operator
+    /// say.
+    pub(crate) fn grant(&self, wanted: WantedLimits, most: ProcessorLimits) -> ProcessorLimits {
+        let least =
+            |most: u64, others: [Option<u64>; 2]| others.into_iter().flatten().fold(most, u64::min);
+        let bytes = |mib: Option<u64>| mib.map(|mib| mib.saturating_mul(1 << 20));
+        let cpu_ms = u64::try_from(most.cpu.as_millis()).unwrap_or(u64::MAX);
+        ProcessorLimits {
+            memory: least(most.memory, [wanted.memory, bytes(self.memory_mib)]),
+            cpu: Duration::from_millis(least(cpu_ms, [wanted.cpu_ms, self.cpu_ms])),
+            host_bytes: least(most.host_bytes, [bytes(self.host_mib), None]),
+        }
+    }
 }
 
 /// Where the value of an attribute comes from.
@@ -209,6 +275,50 @@ mod tests {
             (Ok(()), None) => {}
             (Err(error), Some(part)) if error.contains(part) => {}
             _ => panic!("{json}: {result:?}, expected {problem:?}"),
+        }
+    }
+
+    #[test]
+    fn limits_are_within_the_operators_and_the_least_holds() {
+        let most = ProcessorLimits {
+            memory: 64 << 20,
+            cpu: Duration::from_millis(500),
+            host_bytes: 32 << 20,
+        };
+        let limits = |json: &str| serde_json::from_str::<Limits>(json).unwrap();
+        for (json, problem) in [
+            ("{}", None),
+            (r#"{"memory_mib":64,"cpu_ms":500,"host_mib":32,"instances":3}"#, None),
+            (
+                r#"{"memory_mib":65}"#,
+                Some(
+                    "limits.memory_mib: 65 is not within 1 and the operator's maximum of 64 (--processor-memory)",
+                ),
+            ),
+            (r#"{"cpu_ms":501}"#, Some("limits.cpu_ms: 501 ")),
+            (r#"{"cpu_ms":0}"#, Some("limits.cpu_ms: 0 ")),
+            (r#"{"host_mib":33}"#, Some("maximum of 32 (--processor-host)")),
+            (r#"{"instances":4}"#, Some("limits.instances: 4 ")),
+        ] {
+            let checked = limits(json).check(most, 3).map_err(|error| error.to_string());
+            match (&checked, problem) {
+                (Ok(()), None) => {}
+                (Err(error), Some(part)) if error.contains(part) => {}
+                _ => panic!("{json}: {checked:?}, expected {problem:?}"),
+            }
+        }
+        let wanted = WantedLimits { memory: Some(8 << 20), cpu_ms: Some(400) };
+        for (json, memory_mib, cpu_ms, host_mib) in [
+            ("{}", 8, 400, 32),
+            (r#"{"memory_mib":4,"cpu_ms":450,"host_mib":1}"#, 4, 400, 1),
+            (r#"{"memory_mib":99,"cpu_ms":9,"host_mib":99}"#, 8, 9, 32),
+        ] {
+            let granted = ProcessorLimits {
+                memory: memory_mib << 20,
+                cpu: Duration::from_millis(cpu_ms),
+                host_bytes: host_mib << 20,
+            };
+            assert_eq!(limits(json).grant(wanted, most), granted, "{json}");
         }
     }
 

@@ -29,6 +29,9 @@ pub struct EndpointView {
     pub revision: Revision,
     /// The share of traffic of each variant, 0 to 1, by the standing shares.
     pub shares: Vec<f64>,
+    /// Whether the routing policy answered differently on the same input, so that it is not asked
+    /// any more and the standing shares decide.
+    pub quarantined: bool,
 }
 
 /// One step in an endpoint's history.
@@ -99,6 +102,7 @@ impl Host {
             state: record.state,
             problem: record.problem.or_else(|| snapshot.waiting.get(&name).cloned()),
             shares: snapshot.live.get(&name).map_or_else(Vec::new, |live| live.shares()),
+            quarantined: snapshot.live.get(&name).is_some_and(|live| live.quarantined()),
             revision,
             name,
         })
