@@ -50,7 +50,6 @@ impl Load {
             &library,
             host::address(None, 0)?,
             host::address(None, 0)?,
-            &[],
         )?;
         let scratch = tempfile::tempdir()?;
         let editions = prepare(&host, &metadata, scratch.path(), &pictures)?;

@@ -4,9 +4,10 @@ use berth_tensor::DataType;
 
 use crate::encode::{Message, constant, graph, integer, integers, model, node, port};
 
-/// `y = relu(x · w1) · w2`, FP32 [n, 64] to [n, 10]: a perceptron of 64, 64 and 10 units.
-pub fn perceptron() -> Vec<u8> {
-    let mut network = Network::new(1);
+/// `y = relu(x · w1) · w2`, FP32 [n, 64] to [n, 10]: a perceptron of 64, 64 and 10 units. Each
+/// seed has weights of its own.
+pub fn perceptron(seed: u64) -> Vec<u8> {
+    let mut network = Network::new(seed);
     network.weights("w1", &[64, 64], 64);
     network.weights("w2", &[64, 10], 64);
     network.nodes = vec![

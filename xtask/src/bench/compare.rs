@@ -1,5 +1,6 @@
 //! The rivals side by side: the same job, the same load, in turns.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -7,7 +8,7 @@ use serde::Serialize;
 
 use crate::bench::jobs::{Answer, Job};
 use crate::bench::process::used;
-use crate::bench::rivals::{NAMES, Parts, Rival};
+use crate::bench::rivals::{NAMES, Parts};
 use crate::http::{Connection, Request};
 use crate::traffic::{Pace, Tally, Traffic, Verdict};
 use crate::workspace::say;
@@ -15,7 +16,7 @@ use crate::workspace::say;
 /// Connections, each of which asks again as soon as it has its answer.
 pub(crate) const CONNECTIONS: [usize; 3] = [1, 8, 32];
 /// Odd, so that a median is a round that was measured.
-const ROUNDS: usize = 11;
+pub(crate) const ROUNDS: usize = 11;
 /// Before the first round at a number of connections.
 const WARM_UP: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,20 +67,21 @@ pub(crate) struct Round {
 pub(crate) fn compare(parts: &Parts, job: &Job) -> Result<Vec<Cell>> {
     say(format!("{}: {}", job.name, job.title));
     let rivals = parts.start(job)?;
-    let right = ask(&rivals[1], &job.request).context("native")?;
+    let right = ask(rivals[1].address(), &job.request).context("native")?;
     for (rival, name) in rivals.iter().zip(NAMES) {
-        right.ensure_same(&ask(rival, &job.request).context(name)?).context(name)?;
+        right.ensure_same(&ask(rival.address(), &job.request).context(name)?).context(name)?;
     }
     let mut cells = Vec::new();
     for connections in CONNECTIONS {
+        let load = Load { request: &job.request, connections, right: &right };
         for rival in &rivals {
-            load(rival, &job.request, connections, WARM_UP, &right)?;
+            load.run(rival.address(), rival.process(), WARM_UP)?;
         }
         let mut rounds: [Vec<Round>; 3] = Default::default();
         for _ in 0..ROUNDS {
             for (rival, rounds) in rivals.iter().zip(&mut rounds) {
                 let duration = Duration::from_secs_f64(job.seconds);
-                rounds.push(load(rival, &job.request, connections, duration, &right)?);
+                rounds.push(load.run(rival.address(), rival.process(), duration)?);
             }
         }
         for ((rival, name), rounds) in rivals.iter().zip(NAMES).zip(rounds) {
@@ -114,32 +116,42 @@ pub(crate) fn compare(parts: &Parts, job: &Job) -> Result<Vec<Cell>> {
     Ok(cells)
 }
 
-fn ask(rival: &Rival, request: &Request) -> Result<Answer> {
-    let answer = Connection::new(rival.address(), PATIENCE).send(request)?;
+/// Asks once; the answer must be one.
+pub(crate) fn ask(address: SocketAddr, request: &Request) -> Result<Answer> {
+    let answer = Connection::new(address, PATIENCE).send(request)?;
     ensure!(answer.status == 200, "status {}: {}", answer.status, answer.text());
     Answer::read(&answer.body)
 }
 
-/// Loads a rival for some time; every answer must be right.
-pub(crate) fn load(
-    rival: &Rival,
-    request: &Request,
-    connections: usize,
-    duration: Duration,
-    right: &Answer,
-) -> Result<Round> {
-    let before = used(rival.process())?.cpu;
-    let traffic =
-        Traffic::start(rival.address(), std::slice::from_ref(request), connections, Pace::Closed)?;
-    std::thread::sleep(duration);
-    let tally = traffic.stop()?;
-    let cpu = used(rival.process())?.cpu - before;
-    ensure_right(&tally, right)?;
-    Ok(Round {
-        per_second: tally.answered.len() as f64 / tally.elapsed.as_secs_f64(),
-        per_cpu_second: tally.answered.len() as f64 / cpu,
-        answered: tally.answered,
-    })
+/// Load on a server whose every answer must be right.
+pub(crate) struct Load<'a> {
+    pub(crate) request: &'a Request,
+    /// Each asks again as soon as it has its answer.
+    pub(crate) connections: usize,
+    pub(crate) right: &'a Answer,
+}
+
+impl Load<'_> {
+    /// Loads the server at `address`, the first of whose processes is `process`.
+    pub(crate) fn run(
+        &self,
+        address: SocketAddr,
+        process: u32,
+        duration: Duration,
+    ) -> Result<Round> {
+        let before = used(process)?.cpu;
+        let requests = std::slice::from_ref(self.request);
+        let traffic = Traffic::start(address, requests, self.connections, Pace::Closed)?;
+        std::thread::sleep(duration);
+        let tally = traffic.stop()?;
+        let cpu = used(process)?.cpu - before;
+        ensure_right(&tally, self.right)?;
+        Ok(Round {
+            per_second: tally.answered.len() as f64 / tally.elapsed.as_secs_f64(),
+            per_cpu_second: tally.answered.len() as f64 / cpu,
+            answered: tally.answered,
+        })
+    }
 }
 
 fn ensure_right(tally: &Tally, right: &Answer) -> Result<()> {

@@ -67,7 +67,7 @@ pub(crate) fn all(folder: &Path) -> Result<[Job; 3]> {
         },
         Job {
             name: "mean-colour",
-            title: "the same JPEG into a network of 30 weights",
+            title: "the same JPEG into a network of 40 weights",
             model: write(folder, "mean-colour", berth_onnx::networks::mean_colour)?,
             config: Some(config),
             request: invoke(),

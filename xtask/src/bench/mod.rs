@@ -2,18 +2,30 @@
 //!
 //! - [`criterion`]: what the host adds to a request, in parts
 //! - [`jobs`], [`rivals`], [`compare`]: the same jobs by Berth, a native server and FastAPI
+//! - [`endpoints`]: what endpoints cost that nobody asks
+//! - [`overload`]: more requests than can be answered
 //! - [`process`]: CPU time and memory of a server
 //! - [`python`]: the environment of the rival in Python
+//! - [`report`], [`chart`]: tables and pictures
 
+mod chart;
 mod compare;
 mod criterion;
+mod endpoints;
 mod jobs;
+mod overload;
 mod process;
 mod python;
+mod report;
 mod rivals;
 
 use anyhow::Result;
 
+use crate::bench::compare::Cell;
+use crate::bench::criterion::Measured;
+use crate::bench::endpoints::Endpoints;
+use crate::bench::jobs::Job;
+use crate::bench::overload::Overload;
 use crate::bench::rivals::Parts;
 use crate::build;
 
@@ -27,35 +39,59 @@ pub(crate) struct Bench {
 /// What can be measured by itself.
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
 enum Part {
-    /// What the host adds to a request, by itself
-    Criterion,
     /// 64 numbers as JSON into a perceptron, against other servers
     Digits,
     /// A JPEG into ResNet-18, against other servers
     Resnet18,
-    /// The same JPEG into a network of 30 weights, against other servers
+    /// The same JPEG into a network of 40 weights, against other servers
     MeanColour,
+    /// A thousand endpoints: requests to one of them, and memory
+    Endpoints,
+    /// Three times as many requests as can be answered
+    Overload,
+    /// What the host adds to a request, in parts
+    Criterion,
+}
+
+/// Everything that was measured.
+struct Results {
+    jobs: [Job; 3],
+    cells: Vec<Cell>,
+    endpoints: Option<Endpoints>,
+    overload: Option<Overload>,
+    parts: Vec<Measured>,
 }
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         let wants = |part| self.part.is_none_or(|only| only == part);
-        let built = build::for_tests()?;
-        if wants(Part::Criterion) {
-            criterion::run_all(&built)?;
-        }
-        let parts = Parts::obtain(built)?;
+        let parts = Parts::obtain(build::for_tests()?)?;
         let folder = tempfile::tempdir()?;
-        let [digits, resnet18, mean_colour] = jobs::all(folder.path())?;
-        let jobs =
-            [(Part::Digits, digits), (Part::Resnet18, resnet18), (Part::MeanColour, mean_colour)];
-        for (part, job) in &jobs {
-            if wants(*part) {
-                let cells = compare::compare(&parts, job)?;
-                for cell in cells {
-                    println!("{}", serde_json::to_string(&cell)?);
-                }
+        let mut results = Results {
+            jobs: jobs::all(folder.path())?,
+            cells: Vec::new(),
+            endpoints: None,
+            overload: None,
+            parts: Vec::new(),
+        };
+        let jobs = [Part::Digits, Part::Resnet18, Part::MeanColour];
+        for (part, job) in jobs.into_iter().zip(&results.jobs) {
+            if wants(part) {
+                results.cells.extend(compare::compare(&parts, job)?);
             }
+        }
+        if wants(Part::Endpoints) {
+            results.endpoints = Some(endpoints::measure(&parts)?);
+        }
+        if wants(Part::Overload) {
+            results.overload = Some(overload::measure(&parts, &results.jobs[2])?);
+        }
+        if wants(Part::Criterion) {
+            results.parts = criterion::measure(&parts.built)?;
+        }
+        println!("{}", report::tables(&results));
+        if self.part.is_none() {
+            report::write(&results, &parts.built.library)?;
         }
         Ok(())
     }

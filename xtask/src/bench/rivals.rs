@@ -48,16 +48,15 @@ impl Parts {
 
     /// Starts all three for one job, in the order of [`NAMES`].
     pub(crate) fn start(&self, job: &Job) -> Result<[Rival; 3]> {
-        let berth = self.berth(&[])?;
-        push(&berth, &self.built.metadata, job)?;
-        apply(&berth, job.endpoint_name(), &job.endpoint(job.endpoint_name()))?;
+        let berth = self.berth()?;
+        prepare(&berth, &self.built.metadata, job)?;
         Ok([Rival::Berth(berth), self.native(job)?, self.fastapi(job)?])
     }
 
     /// Starts Berth with nothing in it.
-    pub(crate) fn berth(&self, flags: &[&str]) -> Result<Host> {
+    pub(crate) fn berth(&self) -> Result<Host> {
         let free = || host::address(None, 0);
-        Host::start(&self.built.metadata.binary(), &self.built.library, free()?, free()?, flags)
+        Host::start(&self.built.metadata.binary(), &self.built.library, free()?, free()?)
     }
 
     fn native(&self, job: &Job) -> Result<Rival> {
@@ -88,12 +87,22 @@ impl Parts {
     }
 }
 
-/// Pushes the model of a job, under the name of its endpoint, and the plugin.
-pub(crate) fn push(host: &Host, metadata: &Metadata, job: &Job) -> Result<()> {
-    let plugin = metadata.plugins().join(format!("{}.wasm", job.plugin()));
-    host.command(&["model", "push", job.endpoint_name(), &text(&job.model)])?;
-    host.command(&["plugin", "push", job.plugin(), &text(&plugin)])?;
-    Ok(())
+/// Pushes and applies what a job needs.
+pub(crate) fn prepare(host: &Host, metadata: &Metadata, job: &Job) -> Result<()> {
+    let (name, plugin) = (job.endpoint_name(), job.plugin());
+    push_model(host, name, &job.model)?;
+    push_plugin(host, plugin, &metadata.plugins().join(format!("{plugin}.wasm")))?;
+    apply(host, name, &job.endpoint(name))
+}
+
+/// Pushes a model.
+pub(crate) fn push_model(host: &Host, name: &str, file: &Path) -> Result<()> {
+    host.command(&["model", "push", name, &file.to_string_lossy()]).map(drop)
+}
+
+/// Pushes a plugin.
+pub(crate) fn push_plugin(host: &Host, name: &str, file: &Path) -> Result<()> {
+    host.command(&["plugin", "push", name, &file.to_string_lossy()]).map(drop)
 }
 
 /// Applies an endpoint file with this content.
@@ -101,12 +110,7 @@ pub(crate) fn apply(host: &Host, name: &str, content: &str) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join(format!("{name}.toml"));
     std::fs::write(&file, content)?;
-    host.command(&["apply", &text(&file)])?;
-    Ok(())
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
+    host.command(&["apply", &file.to_string_lossy()]).map(drop)
 }
 
 impl Rival {
