@@ -16,10 +16,6 @@ use berth_inference::{Runtime, RuntimeOptions};
 use berth_tensor::{DataType, NamedTensor, Tensor};
 use ort::value::TensorRef;
 
-#[path = "../tests/inference/onnx.rs"]
-#[expect(dead_code, reason = "written for the tests")]
-mod onnx;
-
 /// The median of many calls.
 fn median(mut call: impl FnMut()) -> Duration {
     let mut times: Vec<_> = (0..200_000)
@@ -36,7 +32,7 @@ fn median(mut call: impl FnMut()) -> Duration {
 fn main() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("perceptron.onnx");
-    std::fs::write(&file, onnx::perceptron()).unwrap();
+    std::fs::write(&file, berth_onnx::networks::perceptron(1)).unwrap();
     // A process has one environment of ONNX Runtime, so the other way needs a process of its own.
     if std::env::args().any(|argument| argument == "alone") {
         alone(&file);

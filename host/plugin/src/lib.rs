@@ -5,6 +5,7 @@
 //! - [`compile`]: compilation off the request path and the cache of compiled code
 //! - [`compiler`]: the process that compiles one component
 //! - [`processor`]: processors, a fresh instance for each request
+//! - `repeat`: one instance called over and over, for a benchmark
 //! - [`policy`], [`router`]: policies, pure and metered, and those that see each request
 //! - [`decision`]: what policies decide, checked
 //! - [`trap`]: how guests come to their end, in words for the log
@@ -26,6 +27,7 @@ pub mod nn;
 pub mod observing;
 pub mod policy;
 pub mod processor;
+mod repeat;
 pub mod router;
 mod state;
 pub mod trap;

@@ -33,7 +33,7 @@ const NAMED: usize = 1024;
 
 /// A compiled processor under one configuration.
 pub struct Processor {
-    engines: Arc<Engines>,
+    pub(crate) engines: Arc<Engines>,
     compiled: Arc<Compiled>,
     pre: ProcessorPre<State>,
     name: String,
@@ -296,7 +296,7 @@ impl Processor {
         (answer, usage)
     }
 
-    fn store(&self, call: Call) -> Store<State> {
+    pub(crate) fn store(&self, call: Call) -> Store<State> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES);
         let mut store = Store::new(
@@ -320,7 +320,7 @@ impl Processor {
         store
     }
 
-    async fn create(
+    pub(crate) async fn create(
         &self,
         store: &mut Store<State>,
     ) -> wasmtime::Result<
@@ -332,7 +332,7 @@ impl Processor {
         Ok(made.map(|processor| (instance, processor)))
     }
 
-    fn stopped(&self, store: &mut Store<State>, error: &wasmtime::Error) -> CallError {
+    pub(crate) fn stopped(&self, store: &mut Store<State>, error: &wasmtime::Error) -> CallError {
         let state = store.data_mut();
         match state.account.stopped {
             Some(Stop::Deadline) => return CallError::Timeout,

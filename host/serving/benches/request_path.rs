@@ -1,11 +1,12 @@
-//! What the host adds to a request: choosing an arm, asking a router, a fresh instance.
+//! What the host adds to a request: choosing an arm, asking a router, an instance, tensors in and
+//! out of it.
 //!
 //! `BERTH_PLUGINS` and `BERTH_GUESTS` name the folders of components, `BERTH_BIN` the program that
 //! compiles them; `cargo xtask bench` sets all three.
 
 #![expect(clippy::expect_used, reason = "a benchmark stops at the first thing that is missing")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use berth_plugin::{
     Processor, ProcessorLimits, Request, Sink, Subject,
 };
 use berth_serving::draw::Shares;
-use berth_tensor::Digest;
+use berth_tensor::{DataType, Digest, NamedTensor, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 struct Silent;
@@ -63,16 +64,18 @@ fn observation(config: &str) -> Arc<Observation> {
     })
 }
 
-fn request_path(criterion: &mut Criterion) {
-    let cache = tempfile::tempdir().expect("a folder for compiled code");
+fn engines(folder: &Path) -> Arc<Engines> {
     let options = EngineOptions {
-        cache: cache.path().join("compiled"),
+        cache: folder.join("compiled"),
         max_instances: 64,
         limits: ProcessorLimits::default(),
         compiler: told("BERTH_BIN"),
         compile_limits: CompileLimits::default(),
     };
-    let engines = Engines::new(options).expect("the engines start");
+    Engines::new(options).expect("the engines start")
+}
+
+fn routing(criterion: &mut Criterion, engines: &Arc<Engines>) {
     let subjects: Vec<Subject> = (0..1024).map(subject).collect();
 
     let shares = Shares::from_weights(&[90.0, 10.0]);
@@ -84,9 +87,9 @@ fn request_path(criterion: &mut Criterion) {
         });
     });
 
-    let policy = compiled(&engines, "BERTH_PLUGINS", "targeting");
-    let policy = Policy::new(&engines, &policy, "targeting@1".into(), Arc::new(|_, _| {}))
-        .expect("it links");
+    let policy = compiled(engines, "BERTH_PLUGINS", "targeting");
+    let policy =
+        Policy::new(engines, &policy, "targeting@1".into(), Arc::new(|_, _| {})).expect("it links");
     let observation = observation(
         r#"{"rules":[{"when":{"attribute":"user","prefix":"beta-"},"arm":"new"}],"default":"old"}"#,
     );
@@ -102,34 +105,85 @@ fn request_path(criterion: &mut Criterion) {
             routers.route(&subjects[next]).expect("it decides")
         });
     });
+}
 
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("tokio starts");
-    let empty = compiled(&engines, "BERTH_GUESTS", "empty");
-    let limits = ProcessorLimits::default();
-    let processor =
-        Processor::new(&engines, &Arc::new(empty), "empty@1".into(), "{}".into(), limits)
-            .expect("it links");
-    let bindings =
-        Arc::new(Bindings { models: Vec::new(), assets: Vec::new(), sink: Arc::new(Silent) });
-    let request = Arc::new(Request {
+/// What calls of processors share.
+struct Rig {
+    engines: Arc<Engines>,
+    runtime: tokio::runtime::Runtime,
+    bindings: Arc<Bindings>,
+}
+
+impl Rig {
+    fn new(engines: Arc<Engines>) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("tokio starts");
+        let bindings =
+            Arc::new(Bindings { models: Vec::new(), assets: Vec::new(), sink: Arc::new(Silent) });
+        Self { engines, runtime, bindings }
+    }
+
+    fn processor(&self, guest: &str, config: &str) -> Processor {
+        let component = Arc::new(compiled(&self.engines, "BERTH_GUESTS", guest));
+        let (name, limits) = (format!("{guest}@1"), ProcessorLimits::default());
+        Processor::new(&self.engines, &component, name, config.into(), limits).expect("it links")
+    }
+
+    fn call(&self, request: &Arc<Request>) -> Call {
+        Call {
+            request: Arc::clone(request),
+            bindings: Arc::clone(&self.bindings),
+            deadline: Instant::now() + Duration::from_secs(60),
+        }
+    }
+
+    fn fresh(&self, criterion: &mut Criterion, name: &str, processor: &Processor, body: Body) {
+        let request = request(body);
+        criterion.bench_function(name, |bencher| {
+            bencher.to_async(&self.runtime).iter(|| async {
+                processor.process(self.call(&request)).await.0.expect("it answers")
+            });
+        });
+    }
+}
+
+fn request(body: Body) -> Arc<Request> {
+    Arc::new(Request {
         id: "request".into(),
         prediction: "prediction".into(),
-        body: Body::Bytes { content_type: None, bytes: "x".into() },
+        body,
         outputs: Vec::new(),
         attributes: Vec::new(),
         trace_context: None,
-    });
-    criterion.bench_function("fresh instance and an empty process", |bencher| {
-        bencher.to_async(&runtime).iter(|| async {
-            let call = Call {
-                request: Arc::clone(&request),
-                bindings: Arc::clone(&bindings),
-                deadline: Instant::now() + Duration::from_secs(1),
-            };
-            processor.process(call).await.0.expect("it answers")
+    })
+}
+
+fn calls(criterion: &mut Criterion, rig: &Rig) {
+    let empty = rig.processor("empty", "{}");
+    let one = || Body::Bytes { content_type: None, bytes: "x".into() };
+    rig.fresh(criterion, "fresh instance and an empty process", &empty, one());
+    let request = request(one());
+    criterion.bench_function("an empty process, the instance kept", |bencher| {
+        bencher.iter_custom(|times| {
+            let calls = empty.repeat(rig.call(&request), times);
+            rig.runtime.block_on(calls).expect("it answers")
         });
     });
+    let probe = rig.processor("probe", r#"{"mode": "copies"}"#);
+    for (size, bytes) in [("64 B", 64), ("16 KiB", 16 << 10), ("600 KiB", 600 << 10)] {
+        let tensor = Tensor::new(DataType::Fp32, vec![bytes as u64 / 4], vec![0; bytes]);
+        let tensor = tensor.expect("the size is that of the shape");
+        let body = Body::Tensors(vec![NamedTensor { name: "x".into(), tensor }]);
+        let name = format!("fresh instance, a tensor of {size} in and out");
+        rig.fresh(criterion, &name, &probe, body);
+    }
+}
+
+fn request_path(criterion: &mut Criterion) {
+    let cache = tempfile::tempdir().expect("a folder for compiled code");
+    let engines = engines(cache.path());
+    routing(criterion, &engines);
+    calls(criterion, &Rig::new(engines));
 }
 
 criterion_group!(benches, request_path);

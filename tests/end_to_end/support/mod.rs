@@ -1,13 +1,13 @@
-//! The host under test, a client, small models.
+//! The host under test, a client.
 
 pub(crate) mod files;
 pub(crate) mod host;
 pub(crate) mod http;
-pub(crate) mod onnx;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+pub(crate) use berth_onnx::small as onnx;
 pub(crate) use host::Host;
 pub(crate) use http::{Answer, Connection, Request};
 

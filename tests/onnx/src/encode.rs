@@ -140,7 +140,7 @@ pub fn graph(
 }
 
 /// A model file of operator set 17, with the property `task`.
-pub fn model(graph: &Message) -> Vec<u8> {
+pub fn model(graph: Message) -> Vec<u8> {
     let operators = Message::default().bytes(1, "").number(2, 17);
     let property = Message::default().bytes(1, "task").bytes(2, "testing");
     Message::default()

@@ -123,6 +123,6 @@ impl Network {
 
     fn into_model(self, input: &[i64], classes: i64) -> Vec<u8> {
         let (x, y) = (port("x", DataType::Fp32, input), port("y", DataType::Fp32, &[-1, classes]));
-        model(&graph(&self.nodes, &self.constants, &[x], &[y]))
+        model(graph(&self.nodes, &self.constants, &[x], &[y]))
     }
 }

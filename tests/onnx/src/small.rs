@@ -7,28 +7,28 @@ use crate::encode::{Message, constant, element, graph, integer, model, node, por
 /// `y = x`; -1 is a dimension that varies.
 pub fn identity(datatype: DataType, shape: &[i64]) -> Vec<u8> {
     let nodes = [node("Identity", &["x"], &["y"])];
-    model(&graph(&nodes, &[], &[port("x", datatype, shape)], &[port("y", datatype, shape)]))
+    model(graph(&nodes, &[], &[port("x", datatype, shape)], &[port("y", datatype, shape)]))
 }
 
 /// `y = x + n`, for FP32 of any length.
 pub fn adder(n: f32) -> Vec<u8> {
     let constants = [constant("n", DataType::Fp32, &[], &n.to_le_bytes())];
     let port = |name| port(name, DataType::Fp32, &[-1]);
-    model(&graph(&[node("Add", &["x", "n"], &["y"])], &constants, &[port("x")], &[port("y")]))
+    model(graph(&[node("Add", &["x", "n"], &["y"])], &constants, &[port("x")], &[port("y")]))
 }
 
 /// `sum = a + b` and `difference = a - b`, for FP32 [n, 2].
 pub fn two_inputs() -> Vec<u8> {
     let port = |name| port(name, DataType::Fp32, &[-1, 2]);
     let nodes = [node("Add", &["a", "b"], &["sum"]), node("Sub", &["a", "b"], &["difference"])];
-    model(&graph(&nodes, &[], &[port("a"), port("b")], &[port("sum"), port("difference")]))
+    model(graph(&nodes, &[], &[port("a"), port("b")], &[port("sum"), port("difference")]))
 }
 
 /// `y = x`, from FP32 of any length to FP16.
 pub fn to_half() -> Vec<u8> {
     let cast = integer(node("Cast", &["x"], &["y"]), "to", element(DataType::Fp16));
     let (x, y) = (port("x", DataType::Fp32, &[-1]), port("y", DataType::Fp16, &[-1]));
-    model(&graph(&[cast], &[], &[x], &[y]))
+    model(graph(&[cast], &[], &[x], &[y]))
 }
 
 /// `y = n`, INT64, after `n + extra` turns of a loop: a model as slow as one likes.
@@ -46,5 +46,5 @@ pub fn turns(extra: i64) -> Vec<u8> {
         subgraph(node("Loop", &["turns", "", "n"], &["y"]), "body", &body),
     ];
     let constants = [constant("extra", int, &[], &extra.to_le_bytes())];
-    model(&graph(&nodes, &constants, &[scalar("n", int)], &[scalar("y", int)]))
+    model(graph(&nodes, &constants, &[scalar("n", int)], &[scalar("y", int)]))
 }

@@ -3,7 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-mod onnx;
 mod opening;
 mod running;
 mod stopping;

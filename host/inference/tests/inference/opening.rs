@@ -1,9 +1,10 @@
 //! What opens, what is refused, and in which words.
 
+use berth_onnx::encode::*;
+use berth_onnx::networks::perceptron;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::onnx::*;
 use super::*;
 
 fn check_library(path: &Path, parts: &[&str]) {
@@ -97,7 +98,7 @@ fn a_model_that_does_not_open_is_named_with_its_file() {
     let folder = runtime.open("tested@1", Path::new("/")).unwrap_err().to_string();
     assert!(folder.contains("it is not a file"), "{folder}");
 
-    let whole = perceptron();
+    let whole = perceptron(1);
     check(&runtime, b"", &["no complete ONNX model"]);
     check(&runtime, b"not a model, whatever its name says", &["no complete ONNX model"]);
     for length in [10, whole.len() / 2, whole.len() - 1] {
@@ -145,7 +146,7 @@ fn a_model_that_does_not_open_is_named_with_its_file() {
 #[test]
 fn a_model_describes_itself() {
     let Some(runtime) = runtime(1, 1) else { return };
-    let model = open(&runtime, &perceptron()).unwrap();
+    let model = open(&runtime, &perceptron(1)).unwrap();
     assert_eq!(model.name(), "tested@1");
     let ports = |types: &[berth_tensor::TensorType]| {
         types.iter().map(|ty| (ty.name.clone(), ty.datatype, ty.shape.clone())).collect::<Vec<_>>()
@@ -158,7 +159,7 @@ fn a_model_describes_itself() {
         properties,
         [("opset", "17"), ("producer", "berth"), ("graph", "graph"), ("task", "testing")]
     );
-    assert_eq!(model.resident_bytes(), perceptron().len() as u64);
+    assert_eq!(model.resident_bytes(), perceptron(1).len() as u64);
 }
 
 #[test]
@@ -174,6 +175,6 @@ fn models_bring_no_threads() {
             - threads("stopping")
     };
     let before = others();
-    let models: Vec<_> = (0..8).map(|_| open(&runtime, &perceptron()).unwrap()).collect();
+    let models: Vec<_> = (0..8).map(|_| open(&runtime, &perceptron(1)).unwrap()).collect();
     assert_eq!(others(), before, "{} models", models.len());
 }

@@ -1,7 +1,9 @@
 //! What goes in and what comes out.
 
-use super::onnx::*;
 use super::*;
+use berth_onnx::encode::*;
+use berth_onnx::networks::perceptron;
+use berth_onnx::small::identity;
 
 /// Three elements of a datatype.
 fn three(datatype: DataType) -> Tensor {
@@ -167,7 +169,7 @@ async fn check(model: &Model, inputs: Vec<NamedTensor>, name: &str, part: &str) 
 #[test]
 fn one_model_answers_many_threads_at_once() {
     let Some(runtime) = runtime(2, 1000) else { return };
-    let model = open(&runtime, &perceptron()).unwrap();
+    let model = open(&runtime, &perceptron(1)).unwrap();
     let input = |seed: usize| {
         let values: Vec<f32> = (0..64).map(|i| ((i * 7 + seed) % 13) as f32).collect();
         [named("x", DataType::Fp32, &[1, 64], &floats(&values))]

@@ -1,10 +1,10 @@
 //! Deadlines, callers that go away, and more work than there is room for.
 
+use berth_onnx::small::turns;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use super::onnx::turns;
 use super::*;
 
 /// More turns than any test waits for.

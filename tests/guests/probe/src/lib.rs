@@ -34,6 +34,8 @@ enum Mode {
     Parts,
     /// Answers the request's tensors.
     Tensors,
+    /// Answers copies of the request's tensors: every byte comes in and goes out again.
+    Copies,
     /// Answers what the role's model makes of the request's tensors, over `wasi:nn`.
     Graph,
     /// The same over `model`, started twice and awaited in reverse.
@@ -54,7 +56,7 @@ impl Processor for Probe {
     fn signature(&self) -> Signature {
         let signature = Signature::default();
         match self.mode {
-            Mode::Tensors | Mode::Graph | Mode::Model => signature,
+            Mode::Tensors | Mode::Copies | Mode::Graph | Mode::Model => signature,
             Mode::Body | Mode::Parts => {
                 signature.takes_body("*/*").answers("application/octet-stream")
             }
@@ -81,6 +83,10 @@ impl Processor for Probe {
                 .tensor_names()
                 .iter()
                 .try_for_each(|name| reply.tensor(name, &request.tensor(name)?)),
+            Mode::Copies => inputs(request)?.iter().try_for_each(|(name, tensor)| {
+                let copy = Tensor::from_bytes(tensor.datatype(), &tensor.shape(), tensor.data())?;
+                reply.tensor(name, &copy)
+            }),
             Mode::Graph => {
                 let inputs = inputs(request)?;
                 let outputs = Graph::load(&self.role)?.run(&borrow(&inputs))?;
