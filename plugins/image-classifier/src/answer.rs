@@ -8,6 +8,12 @@ pub(crate) struct Answer {
     pub(crate) predictions: Vec<Prediction>,
 }
 
+/// What is answered for several pictures, in their order.
+#[derive(Debug, Serialize)]
+pub(crate) struct Answers {
+    pub(crate) pictures: Vec<Answer>,
+}
+
 #[derive(Debug, Serialize)]
 pub(crate) struct Prediction {
     pub(crate) label: String,

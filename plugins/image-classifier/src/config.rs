@@ -9,10 +9,18 @@ pub(crate) struct Config {
     /// The picture's size before the model; by default that of the model's input.
     pub(crate) width: Option<u32>,
     pub(crate) height: Option<u32>,
+    /// Whether a picture of other proportions is stretched, or cut to the middle.
+    pub(crate) resize: Resize,
+    /// With `crop`: the pixels that the short side has before it is cut; by default the longer of
+    /// `width` and `height`.
+    pub(crate) resize_short: Option<u32>,
+    /// Whether every pixel counts when a picture shrinks, as with Pillow.
+    pub(crate) antialias: bool,
     pub(crate) channels: Channels,
     pub(crate) layout: Layout,
-    /// Each byte becomes `(byte * scale - mean) / std`.
-    pub(crate) scale: f32,
+    /// Each byte becomes `(byte * scale - mean) / std`; 1/255 by default. None of the three goes
+    /// with a model that takes UINT8.
+    pub(crate) scale: Option<f32>,
     /// One value for all channels, or one for each.
     pub(crate) mean: Vec<f32>,
     pub(crate) std: Vec<f32>,
@@ -33,6 +41,13 @@ pub(crate) struct Config {
 
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+pub(crate) enum Resize {
+    Stretch,
+    Crop,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Channels {
     Grey,
     Rgb,
@@ -41,9 +56,7 @@ pub(crate) enum Channels {
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Layout {
-    /// All of one channel, then all of the next.
     Nchw,
-    /// The channels of one pixel, then those of the next.
     Nhwc,
 }
 
@@ -52,9 +65,12 @@ impl Default for Config {
         Self {
             width: None,
             height: None,
+            resize: Resize::Stretch,
+            resize_short: None,
+            antialias: true,
             channels: Channels::Rgb,
             layout: Layout::Nchw,
-            scale: 1.0 / 255.0,
+            scale: None,
             mean: Vec::new(),
             std: Vec::new(),
             shape: None,
@@ -68,11 +84,20 @@ impl Default for Config {
     }
 }
 
-impl Channels {
-    pub(crate) fn count(self) -> usize {
-        match self {
-            Self::Grey => 1,
-            Self::Rgb => 3,
+impl From<Channels> for berth_pictures::Channels {
+    fn from(channels: Channels) -> Self {
+        match channels {
+            Channels::Grey => Self::Grey,
+            Channels::Rgb => Self::Rgb,
+        }
+    }
+}
+
+impl From<Layout> for berth_pictures::Layout {
+    fn from(layout: Layout) -> Self {
+        match layout {
+            Layout::Nchw => Self::Nchw,
+            Layout::Nhwc => Self::Nhwc,
         }
     }
 }

@@ -1,70 +1,71 @@
 //! The configuration checked against the model.
 
+use berth_pictures::{Channels, Element, Fit, View};
 use berth_sdk::{ConfigError, DataType, Description, TensorType};
 
-use crate::config::{Channels, Config, Layout};
-use crate::pixels::View;
+use crate::config::{Config, Layout, Resize};
 
 /// What to do with each picture. Everything in it fits the model.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) view: View,
+    /// Of the input for one picture.
     pub(crate) shape: Vec<u64>,
-    pub(crate) input: String,
-    pub(crate) output: String,
+    /// Whether the first dimension counts pictures, and the model takes any number of them.
+    pub(crate) batches: bool,
+    pub(crate) input: TensorType,
+    pub(crate) output: TensorType,
     pub(crate) softmax: bool,
     pub(crate) top: usize,
     pub(crate) max_pixels: u64,
-    /// How many classes the model declares, when it does.
-    classes: Option<u64>,
 }
 
 impl Plan {
     pub(crate) fn new(config: Config, model: &Description) -> Result<Self, ConfigError> {
         let input = pick(&model.inputs, config.input.as_deref(), "input", &model.name)?;
         let output = pick(&model.outputs, config.output.as_deref(), "output", &model.name)?;
+        let element = element(input, "input", &model.name)?;
+        if element_of(output).is_none_or(|element| element == Element::Uint8) {
+            return Err(wrong_type(output, "output", &model.name, "FP32 or FP16"));
+        }
         let (width, height) = size(&config, input)?;
+        let channels = Channels::from(config.channels);
         let shape = shape(&config, input, width, height)?;
+        let fit = fit(&config, width, height)?;
         if config.top == 0 {
             return Err(ConfigError::new("top", "use 1 or more"));
         }
         if config.max_pixels == 0 {
             return Err(ConfigError::new("max_pixels", "use 1 or more"));
         }
-        if !config.scale.is_finite() {
-            return Err(ConfigError::new("scale", "use a finite number"));
-        }
-        let count = config.channels.count();
-        let mean = per_channel(&config.mean, 0.0, count, "mean")?;
-        let std = per_channel(&config.std, 1.0, count, "std")?;
-        if std.contains(&0.0) {
-            return Err(ConfigError::new("std", "values are divided by it: use no 0"));
-        }
-        // (byte * scale - mean) / std as one multiplication and one addition.
-        let factors = std.iter().map(|std| config.scale / std).collect();
-        let offsets = mean.iter().zip(&std).map(|(mean, std)| -mean / std).collect();
+        let (factors, offsets) = scaling(&config, element, input)?;
+        let view = View {
+            width: width as usize,
+            height: height as usize,
+            channels,
+            layout: config.layout.into(),
+            fit,
+            antialias: config.antialias,
+            element,
+            factors,
+            offsets,
+        };
         Ok(Self {
-            view: View {
-                width,
-                height,
-                channels: config.channels,
-                layout: config.layout,
-                factors,
-                offsets,
-            },
+            view,
+            batches: shape.len() > 1 && shape[0] == 1 && input.shape[0] < 0,
             shape,
-            input: input.name.clone(),
-            output: output.name.clone(),
+            input: input.clone(),
+            output: output.clone(),
             softmax: config.softmax,
             top: config.top,
             max_pixels: config.max_pixels,
-            classes: output.shape.last().and_then(|&classes| u64::try_from(classes).ok()),
         })
     }
 
     /// There must be a label for each class that the model declares.
     pub(crate) fn check_labels(&self, labels: Option<&[String]>) -> Result<(), ConfigError> {
-        match (labels, self.classes) {
+        let classes = self.output.shape.last().and_then(|&classes| u64::try_from(classes).ok());
+        match (labels, classes) {
             (Some(labels), Some(classes)) if labels.len() as u64 != classes => {
                 Err(ConfigError::new(
                     "labels",
@@ -95,12 +96,78 @@ fn pick<'a>(
             ));
         }
     };
-    if tensor.datatype != DataType::Fp32 {
-        let message =
-            format!("{key} `{}` of {model} is {}; only FP32 will do", tensor.name, tensor.datatype);
-        return Err(ConfigError::new(key, message));
-    }
     Ok(tensor)
+}
+
+fn element_of(tensor: &TensorType) -> Option<Element> {
+    match tensor.datatype {
+        DataType::Fp32 => Some(Element::Fp32),
+        DataType::Fp16 => Some(Element::Fp16),
+        DataType::Uint8 => Some(Element::Uint8),
+        _ => None,
+    }
+}
+
+fn element(tensor: &TensorType, key: &str, model: &str) -> Result<Element, ConfigError> {
+    element_of(tensor).ok_or_else(|| wrong_type(tensor, key, model, "FP32, FP16 or UINT8"))
+}
+
+fn wrong_type(tensor: &TensorType, key: &str, model: &str, wanted: &str) -> ConfigError {
+    let TensorType { name, datatype, .. } = tensor;
+    ConfigError::new(key, format!("{key} `{name}` of {model} is {datatype}; only {wanted} will do"))
+}
+
+fn fit(config: &Config, width: u32, height: u32) -> Result<Fit, ConfigError> {
+    let longer = width.max(height);
+    match (config.resize, config.resize_short) {
+        (Resize::Stretch, None) => Ok(Fit::Stretch),
+        (Resize::Stretch, Some(_)) => {
+            Err(ConfigError::new("resize_short", "it goes with resize = \"crop\""))
+        }
+        (Resize::Crop, short) => match short.unwrap_or(longer) {
+            short if short < longer => Err(ConfigError::new(
+                "resize_short",
+                format!("use {longer} or more: {width} x {height} pixels are cut out"),
+            )),
+            short => Ok(Fit::Crop(short)),
+        },
+    }
+}
+
+/// `(byte * scale - mean) / std` as one multiplication and one addition for each channel.
+fn scaling(
+    config: &Config,
+    element: Element,
+    input: &TensorType,
+) -> Result<(Vec<f32>, Vec<f32>), ConfigError> {
+    let count = Channels::from(config.channels).count();
+    if element == Element::Uint8 {
+        let given = [
+            ("scale", config.scale.is_some()),
+            ("mean", !config.mean.is_empty()),
+            ("std", !config.std.is_empty()),
+        ];
+        if let Some((key, _)) = given.iter().find(|(_, given)| *given) {
+            let message = format!(
+                "leave it out: input `{}` is UINT8 and takes bytes as they are",
+                input.name
+            );
+            return Err(ConfigError::new(*key, message));
+        }
+        return Ok((vec![1.0; count], vec![0.0; count]));
+    }
+    let scale = config.scale.unwrap_or(1.0 / 255.0);
+    if !scale.is_finite() {
+        return Err(ConfigError::new("scale", "use a finite number"));
+    }
+    let mean = per_channel(&config.mean, 0.0, count, "mean")?;
+    let std = per_channel(&config.std, 1.0, count, "std")?;
+    if std.contains(&0.0) {
+        return Err(ConfigError::new("std", "values are divided by it: use no 0"));
+    }
+    let factors = std.iter().map(|std| scale / std).collect();
+    let offsets = mean.iter().zip(&std).map(|(mean, std)| -mean / std).collect();
+    Ok((factors, offsets))
 }
 
 fn size(config: &Config, input: &TensorType) -> Result<(u32, u32), ConfigError> {
@@ -132,7 +199,7 @@ fn shape(
     height: u32,
 ) -> Result<Vec<u64>, ConfigError> {
     let (width, height, channels) =
-        (u64::from(width), u64::from(height), config.channels.count() as u64);
+        (u64::from(width), u64::from(height), Channels::from(config.channels).count() as u64);
     let shape = match (&config.shape, input.shape.len(), config.layout) {
         (Some(shape), ..) => shape.clone(),
         (None, 4, Layout::Nchw) => vec![1, channels, height, width],
@@ -148,7 +215,7 @@ fn shape(
         .ok_or_else(|| ConfigError::new("width", "that many pixels are no tensor's input"))?;
     let takes = shape.iter().try_fold(1u64, |product, &dimension| product.checked_mul(dimension));
     if takes != Some(values) {
-        let kind = match config.channels {
+        let kind = match Channels::from(config.channels) {
             Channels::Grey => "grey",
             Channels::Rgb => "RGB",
         };
