@@ -28,14 +28,17 @@
 //! - `orientation`: which way up the camera was held
 //! - `view`: how a model sees a picture, and pixels to values
 //! - `axis`: which pixels make up a pixel of the result, and with what weights
-//! - `resize`: pixels to fewer or more of them
+//! - `resize`: pixels to fewer or more of them; `portable`, `simd128`: its inner loops
 
 mod axis;
 mod decode;
 mod jpeg;
 mod orientation;
 mod png;
+mod portable;
 mod resize;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod simd128;
 mod view;
 mod webp;
 

@@ -1,88 +1,73 @@
 //! Pixels to fewer or more of them: columns first, row by row of the result, so that what is in
 //! hand stays in the cache; then each row. Between the two, values are rounded to bytes.
 
+use crate::Channels;
 use crate::axis::Axis;
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+use crate::portable::{blend, weigh_rgb};
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+use crate::simd128::{blend, weigh_rgb};
 
-/// Columns that are summed up at once: their sums stay in registers.
-const BLOCK: usize = 32;
+/// Pixels are read together with bytes that follow, up to so many after the last.
+const SPARE: usize = 8;
 
 /// The pixels of a picture and what to make of them.
 pub(crate) struct Resize<'a> {
     pub(crate) bytes: &'a [u8],
     /// Pixels a row of the picture.
     pub(crate) width: usize,
+    pub(crate) channels: Channels,
     pub(crate) across: &'a Axis,
     pub(crate) down: &'a Axis,
 }
 
 impl Resize<'_> {
-    /// Calls `put` with the column, row and values of each pixel of the result, of `columns` by
-    /// `rows`. Pixels have `CHANNELS` values; what `put` gets beyond them has no meaning.
-    pub(crate) fn each<const CHANNELS: usize, const LANES: usize>(
+    /// Calls `put` with each row of the result, of `columns` by `rows` pixels: its number, the
+    /// channel, and the bytes of that channel.
+    pub(crate) fn each(
         &self,
         (columns, rows): (usize, usize),
-        mut put: impl FnMut(usize, usize, [u8; LANES]),
+        mut put: impl FnMut(usize, usize, &[u8]),
     ) {
         let needed = self.across.needed();
-        let stride = self.width * CHANNELS;
-        let skipped = needed.start * CHANNELS;
-        // Each pixel is read with what follows it, up to the lanes.
-        let mut line = vec![0; needed.len() * CHANNELS + LANES - CHANNELS];
+        let count = self.channels.count();
+        let stride = self.width * count;
+        let length = needed.len() * count;
+        let mut line = vec![0; length + SPARE];
+        let mut planes = vec![0; columns * count];
         for row in 0..rows {
             let (first, weights) = self.down.span(row);
-            let above = &self.bytes[first * stride + skipped..];
-            let shift = self.down.shift();
-            let length = needed.len() * CHANNELS;
-            blend(above, stride, weights, shift, &mut line[..length]);
-            for column in 0..columns {
+            let above = &self.bytes[first * stride + needed.start * count..];
+            blend(above, stride, weights, self.down.shift(), &mut line[..length]);
+            let span = |column| {
                 let (first, weights) = self.across.span(column);
-                let pixels = &line[(first - needed.start) * CHANNELS..];
-                let values = weigh::<CHANNELS, LANES>(pixels, weights, self.across.shift());
-                put(column, row, values);
+                (&line[(first - needed.start) * count..], weights)
+            };
+            let shift = self.across.shift();
+            match self.channels {
+                Channels::Grey => {
+                    for (column, byte) in planes.iter_mut().enumerate() {
+                        let (pixels, weights) = span(column);
+                        let half = (1 << shift) >> 1;
+                        let sum = pixels.iter().zip(weights).fold(half, |sum, (&byte, &weight)| {
+                            sum + i32::from(byte) * i32::from(weight)
+                        });
+                        *byte = (sum >> shift) as u8;
+                    }
+                }
+                Channels::Rgb => {
+                    let (red, others) = planes.split_at_mut(columns);
+                    let (green, blue) = others.split_at_mut(columns);
+                    let places = red.iter_mut().zip(green).zip(blue).enumerate();
+                    for (column, ((red, green), blue)) in places {
+                        let (pixels, weights) = span(column);
+                        [*red, *green, *blue] = weigh_rgb(pixels, weights, shift);
+                    }
+                }
+            }
+            for (channel, plane) in planes.chunks_exact(columns).enumerate() {
+                put(row, channel, plane);
             }
         }
     }
-}
-
-/// One row out of as many as there are weights, `stride` bytes from one to the next.
-fn blend(rows: &[u8], stride: usize, weights: &[i16], shift: u32, line: &mut [u8]) {
-    let half = (1 << shift) >> 1;
-    let mut blocks = line.chunks_exact_mut(BLOCK);
-    let mut at = 0;
-    for block in &mut blocks {
-        let mut sums = [half; BLOCK];
-        for (row, &weight) in weights.iter().enumerate() {
-            let Some(bytes) = rows[row * stride + at..].first_chunk::<BLOCK>() else { break };
-            for (sum, &byte) in sums.iter_mut().zip(bytes) {
-                *sum += i32::from(byte) * i32::from(weight);
-            }
-        }
-        for (byte, sum) in block.iter_mut().zip(sums) {
-            *byte = (sum >> shift) as u8;
-        }
-        at += BLOCK;
-    }
-    for (column, byte) in blocks.into_remainder().iter_mut().enumerate() {
-        let sum = weights.iter().enumerate().fold(half, |sum, (row, &weight)| {
-            sum + i32::from(rows[row * stride + at + column]) * i32::from(weight)
-        });
-        *byte = (sum >> shift) as u8;
-    }
-}
-
-/// One pixel out of as many as there are weights.
-#[inline(always)]
-fn weigh<const CHANNELS: usize, const LANES: usize>(
-    pixels: &[u8],
-    weights: &[i16],
-    shift: u32,
-) -> [u8; LANES] {
-    let mut sums = [(1 << shift) >> 1; LANES];
-    for (pixel, &weight) in weights.iter().enumerate() {
-        let Some(values) = pixels[pixel * CHANNELS..].first_chunk::<LANES>() else { break };
-        for (sum, &value) in sums.iter_mut().zip(values) {
-            *sum += i32::from(value) * i32::from(weight);
-        }
-    }
-    sums.map(|sum| (sum >> shift) as u8)
 }

@@ -123,6 +123,7 @@ impl Picture {
     /// When `values` is shorter, the view has not a factor and an offset for each channel, or it is
     /// grey and the picture is not.
     pub fn write(&self, view: &View, values: &mut [u8]) {
+        assert!(self.channels.count() <= view.channels.count(), "a picture decoded for this view");
         match view.element {
             Element::Fp32 => self.write_each(view, values, f32::to_le_bytes),
             Element::Fp16 => {
@@ -157,35 +158,38 @@ impl Picture {
         }
         let size = (across.length, down.length);
         let (across, down) = (Axis::new(across, view.antialias), Axis::new(down, view.antialias));
-        let resize = Resize { bytes: &self.bytes, width: self.width, across: &across, down: &down };
-        let at = |column: usize, row: usize| {
-            let along = column as isize * steps.column + row as isize * steps.row;
-            steps.origin.wrapping_add_signed(along)
+        let resize = Resize {
+            bytes: &self.bytes,
+            width: self.width,
+            channels: self.channels,
+            across: &across,
+            down: &down,
         };
-        let mut put = |at: usize, byte: u8, channel: usize| {
-            let number = f32::from(byte) * view.factors[channel] + view.offsets[channel];
-            let at = (at + channel * steps.channel) * SIZE;
-            values[at..at + SIZE].copy_from_slice(&encode(number));
-        };
-        match (self.channels, view.channels) {
-            (Channels::Rgb, Channels::Rgb) => {
-                resize.each::<3, 4>(size, |column, row, pixel: [u8; 4]| {
-                    let at = at(column, row);
-                    for channel in 0..3 {
-                        put(at, pixel[channel], channel);
+        resize.each(size, |row, channel, bytes| {
+            // Grey goes into each channel of a view in colours.
+            let channels = match self.channels {
+                Channels::Grey => 0..view.channels.count(),
+                Channels::Rgb => channel..channel + 1,
+            };
+            for channel in channels {
+                let (factor, offset) = (view.factors[channel], view.offsets[channel]);
+                let value = |byte: u8| encode(f32::from(byte) * factor + offset);
+                let first = steps.origin.wrapping_add_signed(row as isize * steps.row)
+                    + channel * steps.channel;
+                if steps.column == 1 {
+                    let values = values[first * SIZE..].as_chunks_mut::<SIZE>().0;
+                    for (place, &byte) in values.iter_mut().zip(bytes) {
+                        *place = value(byte);
                     }
-                });
-            }
-            (Channels::Grey, _) => {
-                resize.each::<1, 1>(size, |column, row, [byte]| {
-                    let at = at(column, row);
-                    for channel in 0..view.channels.count() {
-                        put(at, byte, channel);
+                } else {
+                    let mut at = first;
+                    for &byte in bytes {
+                        values[at * SIZE..][..SIZE].copy_from_slice(&value(byte));
+                        at = at.wrapping_add_signed(steps.column);
                     }
-                });
+                }
             }
-            (Channels::Rgb, Channels::Grey) => panic!("the picture was decoded for another view"),
-        }
+        });
     }
 }
 
