@@ -6,6 +6,7 @@
 //! - [`connections`]: too many of them, idle ones, slow ones
 //! - [`datatypes`]: tensors of every datatype
 //! - [`durability`]: kills, broken files
+//! - [`embeddings`]: texts through the whole path
 //! - [`guests`]: every guest has a test
 //! - [`overload`]: more than the host takes on at once
 //! - [`policies`]: policies and routers that fail
@@ -25,6 +26,7 @@ mod command_line;
 mod connections;
 mod datatypes;
 mod durability;
+mod embeddings;
 mod guests;
 mod overload;
 mod policies;

@@ -66,15 +66,16 @@ pub fn element(datatype: DataType) -> i64 {
 /// ONNX's number for a datatype that the protocol lacks.
 pub const COMPLEX64: i64 = 14;
 
-/// A tensor type by ONNX's number of its datatype; -1 is a dimension that varies, no shape at all
-/// an unknown rank.
+/// A tensor type by ONNX's number of its datatype; -1 is a dimension that varies, each by itself, no
+/// shape at all an unknown rank.
 pub fn tensor(element: i64, shape: Option<&[i64]>) -> Message {
-    let dimension = |&size: &i64| {
-        if size < 0 { Message::default().bytes(2, "n") } else { Message::default().number(1, size) }
+    let dimension = |(at, &size): (usize, &i64)| match size {
+        ..0 => Message::default().bytes(2, format!("n{at}")),
+        0.. => Message::default().number(1, size),
     };
     let ty = Message::default().number(1, element);
     let ty = match shape {
-        Some(shape) => ty.bytes(2, Message::default().each(1, shape.iter().map(dimension))),
+        Some(shape) => ty.bytes(2, Message::default().each(1, shape.iter().enumerate().map(dimension))),
         None => ty,
     };
     Message::default().bytes(1, ty)

@@ -26,9 +26,23 @@ pub fn two_inputs() -> Vec<u8> {
 
 /// `y = x`, from FP32 of any length to FP16.
 pub fn to_half() -> Vec<u8> {
-    let cast = integer(node("Cast", &["x"], &["y"]), "to", element(DataType::Fp16));
     let (x, y) = (port("x", DataType::Fp32, &[-1]), port("y", DataType::Fp16, &[-1]));
-    model(graph(&[cast], &[], &[x], &[y]))
+    model(graph(&[cast("x", "y", DataType::Fp16)], &[], &[x], &[y]))
+}
+
+fn cast(from: &str, to: &str, datatype: DataType) -> Message {
+    integer(node("Cast", &[from], &[to]), "to", element(datatype))
+}
+
+/// `NAME.seen = NAME` as FP32, for every name and one shape.
+pub fn seen(names: &[&str], datatype: DataType, shape: &[i64]) -> Vec<u8> {
+    let outputs: Vec<String> = names.iter().map(|name| format!("{name}.seen")).collect();
+    let pairs = || names.iter().zip(&outputs);
+    let nodes: Vec<Message> = pairs().map(|(from, to)| cast(from, to, DataType::Fp32)).collect();
+    let inputs: Vec<Message> = names.iter().map(|name| port(name, datatype, shape)).collect();
+    let outputs: Vec<Message> =
+        outputs.iter().map(|name| port(name, DataType::Fp32, shape)).collect();
+    model(graph(&nodes, &[], &inputs, &outputs))
 }
 
 /// `y = n`, INT64, after `n + extra` turns of a loop: a model as slow as one likes.
