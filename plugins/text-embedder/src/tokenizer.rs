@@ -1,8 +1,9 @@
 //! Texts to token ids, as a `tokenizer.json` says.
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
+use std::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use tokenizers::models::bpe::BPE;
 use tokenizers::models::unigram::Unigram;
 use tokenizers::models::wordlevel::WordLevel;
@@ -51,11 +52,9 @@ pub(crate) struct Tokens {
     pub(crate) types: Vec<u32>,
 }
 
-/// A `tokenizer.json` but for its decoder, which turns ids back into text. The model is read on its
-/// own, straight into what it becomes: a vocabulary is nearly all of the file, and the type that
-/// reads whole files makes a tree of it first, and a second one of that.
-#[derive(Deserialize)]
-struct File<'a> {
+/// A `tokenizer.json` but for its decoder, which turns ids back into text.
+#[derive(serde::Deserialize)]
+struct File {
     version: String,
     #[serde(default)]
     truncation: Option<TruncationParams>,
@@ -69,15 +68,12 @@ struct File<'a> {
     pre_tokenizer: Option<PreTokenizerWrapper>,
     #[serde(default)]
     post_processor: Option<PostProcessorWrapper>,
-    #[serde(borrow)]
-    model: &'a RawValue,
+    model: Model,
 }
 
-#[derive(Deserialize)]
-struct Kind {
-    #[serde(rename = "type")]
-    name: Option<String>,
-}
+/// A model that is read straight into what it becomes. Its vocabulary is nearly all of the file, and
+/// the type that is read by itself makes a tree of it first, and a second one of that.
+struct Model(ModelWrapper);
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`. The error says what is wrong with it.
@@ -86,9 +82,8 @@ impl Tokenizer {
         if file.version != "1.0" {
             return Err(format!("version {:?}, where only \"1.0\" is known", file.version));
         }
-        let model = model(file.model.get()).map_err(|error| format!("model: {error}"))?;
         let mut inner: Inner = TokenizerBuilder::new()
-            .with_model(model)
+            .with_model(file.model.0)
             .with_normalizer(file.normalizer)
             .with_pre_tokenizer(file.pre_tokenizer)
             .with_post_processor(file.post_processor)
@@ -130,18 +125,45 @@ impl Tokenizer {
     }
 }
 
-fn model(json: &str) -> Result<ModelWrapper, serde_json::Error> {
-    fn read<M: DeserializeOwned + Into<ModelWrapper>>(
-        json: &str,
-    ) -> Result<ModelWrapper, serde_json::Error> {
-        serde_json::from_str::<M>(json).map(Into::into)
+impl<'de> Deserialize<'de> for Model {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ByType)
     }
-    match serde_json::from_str::<Kind>(json)?.name.as_deref() {
-        Some("BPE") => read::<BPE>(json),
-        Some("WordPiece") => read::<WordPiece>(json),
-        Some("WordLevel") => read::<WordLevel>(json),
-        Some("Unigram") => read::<Unigram>(json),
-        // Old files do not say; of others the error names what there is.
-        _ => serde_json::from_str(json),
+}
+
+struct ByType;
+
+impl<'de> Visitor<'de> for ByType {
+    type Value = Model;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a model")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Model, A::Error> {
+        let Some(key) = map.next_key::<String>()? else {
+            return Err(Error::missing_field("type"));
+        };
+        if key != "type" {
+            // Files of old say their type later, or not at all.
+            let mut tree = serde_json::Map::new();
+            tree.insert(key, map.next_value()?);
+            while let Some((key, value)) = map.next_entry()? {
+                tree.insert(key, value);
+            }
+            return serde_json::from_value(tree.into()).map(Model).map_err(Error::custom);
+        }
+        let name: String = map.next_value()?;
+        let rest = MapAccessDeserializer::new(map);
+        Ok(Model(match name.as_str() {
+            "BPE" => BPE::deserialize(rest)?.into(),
+            "WordPiece" => WordPiece::deserialize(rest)?.into(),
+            "WordLevel" => WordLevel::deserialize(rest)?.into(),
+            "Unigram" => Unigram::deserialize(rest)?.into(),
+            _ => {
+                let known = &["BPE", "WordPiece", "WordLevel", "Unigram"];
+                return Err(Error::unknown_variant(&name, known));
+            }
+        }))
     }
 }
