@@ -201,6 +201,8 @@ fn what_cannot_serve_is_refused_when_it_is_applied() {
     host.file("bytes.json", [0xff, 0xfe]);
     host.file("config.json", r#"{"architectures": ["BertModel"]}"#);
     host.file("version.json", good.replace("\"1.0\"", "\"2.0\""));
+    let cut = r#""truncation":{"direction":"Right","max_length":99999,"strategy":"LongestFirst","stride":0}"#;
+    host.file("cut.json", good.replace("\"truncation\":null", cut));
     host.file("kind.json", good.replace("\"WordPiece\",\"unk", "\"Other\",\"unk"));
     let file = "asset `tokenizer` is no tokenizer.json: ";
     for (model, tokenizer, config, part) in [
@@ -215,6 +217,7 @@ fn what_cannot_serve_is_refused_when_it_is_applied() {
             json!({}),
             &format!("{file}unknown variant `Other`, expected one of"),
         ),
+        ("bert@1", "cut.json", json!({}), "configure a max_length of at most 16384"),
         (
             "bert@1",
             "tokenizer.json",

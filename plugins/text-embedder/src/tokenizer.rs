@@ -14,6 +14,8 @@ use tokenizers::{
     TruncationParams,
 };
 
+use crate::batch::TOKENS;
+
 /// The most tokens where neither the configuration, nor the model, nor the file tells.
 const LENGTH: usize = 512;
 
@@ -95,6 +97,11 @@ impl Tokenizer {
         let max_length = given.unwrap_or(LENGTH);
         let special =
             inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        if max_length > TOKENS {
+            return Err(format!(
+                "it cuts texts at {max_length} tokens; configure a max_length of at most {TOKENS}"
+            ));
+        }
         if max_length <= special {
             return Err(format!(
                 "it adds {special} special tokens to each text, and max_length is {max_length}"
