@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::{answers, datatypes, policies, processors, refusals};
+use crate::{answers, datatypes, policies, processors, refusals, sandbox};
 
 /// A guest, and the tests that it is for.
 type Guest = (&'static str, &'static [fn()]);
@@ -27,6 +27,8 @@ const GUESTS: [Guest; 7] = [
         &[
             processors::a_failure_is_one_requests_failure,
             processors::a_processor_that_cannot_be_made_is_refused,
+            sandbox::an_endpoint_has_limits_of_its_own,
+            sandbox::a_trap_is_logged_whole_once,
         ],
     ),
     ("router-faults", &[policies::the_last_shares_serve_where_a_router_fails]),

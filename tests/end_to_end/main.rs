@@ -15,6 +15,7 @@
 //! - [`refusals`]: files that are refused
 //! - [`revisions`]: changes under traffic
 //! - [`routing`]: which variant answers
+//! - [`sandbox`]: components that are hard to compile or fit no interface, limits, what is kept of a trap
 //! - [`shutdown`]: the two signals, and what they end
 //! - [`support`]: the host under test, a client, small models
 
@@ -35,5 +36,6 @@ mod protocol;
 mod refusals;
 mod revisions;
 mod routing;
+mod sandbox;
 mod shutdown;
 mod support;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::guests::modes;
 use crate::support::files::{bare, guest, plugin};
-use crate::support::{Host, Request, onnx};
+use crate::support::{Host, Request, beside, onnx};
 
 fn host() -> Host {
     let host = Host::start();
@@ -43,6 +43,8 @@ pub(crate) fn an_evaluation_that_cannot_be_followed_is_refused() {
         ("config", "routing.config.mode: refused by policy-faults@1: config is refused"),
         ("nan", "arm 0 gets weight NaN"),
         ("negative", "arm 0 gets weight -1"),
+        ("huge", "the weights come to inf"),
+        ("long-failed", "routing: policy policy-faults@1: the policy was stopped: host: "),
         ("zero", "the weights come to 0"),
         ("unknown-arm", "arm 3 of 3"),
         ("duplicate-arm", "arm 0 is named twice"),
@@ -53,12 +55,15 @@ pub(crate) fn an_evaluation_that_cannot_be_followed_is_refused() {
     let known: BTreeSet<String> =
         faults.iter().map(|fault| fault.0).chain(good).map(str::to_owned).collect();
     assert_eq!(modes("policy-faults"), known, "the guest's modes, and those with a test");
-    for (mode, part) in faults {
-        let config = format!("mode = \"{mode}\", at_once = true");
-        host.apply_refused(mode, &routed("e", "policy-faults@1", &config), part);
-        let answer = host.send(&ask("e"));
-        assert_eq!((answer.revision(), answer.variant()), (&*live, "second"), "{mode}");
-    }
+    beside(&host, &ask("e"), |another| {
+        for (mode, part) in faults {
+            let config = format!("mode = \"{mode}\", at_once = true");
+            host.apply_refused(mode, &routed("e", "policy-faults@1", &config), part);
+            let answer = host.send(&ask("e"));
+            assert_eq!((answer.revision(), answer.variant()), (&*live, "second"), "{mode}");
+            another();
+        }
+    });
     for mode in good {
         let config = format!("mode = \"{mode}\", at_once = true");
         let before = host.apply(&routed(mode, "policy-faults@1", &config));
@@ -84,6 +89,7 @@ pub(crate) fn the_last_shares_serve_where_a_router_fails() {
         ("memory", Some("fuel")),
         ("nan", Some("wrong")),
         ("negative", Some("wrong")),
+        ("huge", Some("wrong")),
         ("empty", Some("wrong")),
         ("wrong-arm", Some("wrong")),
         ("wrong-others", Some("wrong")),
@@ -109,25 +115,33 @@ pub(crate) fn the_last_shares_serve_where_a_router_fails() {
             format!("endpoint=\"{endpoint}\",policy=\"router-faults@1\",reason=\"{reason}\"");
         host.metric(&format!("berth_policy_failures_total{{{labels}}}"))
     };
-    for (mode, reason) in faults {
-        let config = format!("mode = \"{mode}\", attribute = \"fault\"");
-        host.apply(&routed(mode, "router-faults@1", &config));
-        let mut connection = host.connect();
-        for round in 0..5 {
-            let answer = connection.send(&ask(mode)).unwrap();
-            assert_eq!(
-                (answer.status, answer.variant()),
-                (200, "last"),
-                "{mode}, without the fault"
-            );
-            let answer = connection.send(&ask(mode).header("x-fault", "yes")).unwrap();
-            let expected = if reason.is_some() { "first" } else { "last" };
-            assert_eq!((answer.status, answer.variant()), (200, expected), "{mode}, round {round}");
+    host.apply(&routed("healthy", "weighted@1", "weights = { first = 1 }"));
+    beside(&host, &ask("healthy"), |another| {
+        for (mode, reason) in faults {
+            let config = format!("mode = \"{mode}\", attribute = \"fault\"");
+            host.apply(&routed(mode, "router-faults@1", &config));
+            let mut connection = host.connect();
+            for round in 0..5 {
+                let answer = connection.send(&ask(mode)).unwrap();
+                assert_eq!(
+                    (answer.status, answer.variant()),
+                    (200, "last"),
+                    "{mode}, without the fault"
+                );
+                let answer = connection.send(&ask(mode).header("x-fault", "yes")).unwrap();
+                let expected = if reason.is_some() { "first" } else { "last" };
+                assert_eq!(
+                    (answer.status, answer.variant()),
+                    (200, expected),
+                    "{mode}, round {round}"
+                );
+            }
+            if let Some(reason) = reason {
+                assert_eq!(failures(&host, mode, reason), 5.0, "{mode}");
+            }
+            another();
         }
-        if let Some(reason) = reason {
-            assert_eq!(failures(&host, mode, reason), 5.0, "{mode}");
-        }
-    }
+    });
     let live = host.apply(&routed("e", "router-faults@1", "mode = \"none\""));
     for (mode, part) in refused {
         let config = format!("mode = \"{mode}\"");
@@ -147,26 +161,35 @@ fn a_router_that_is_not_pure_is_found_out() {
     for arms in [&["first", "last"][..], &["first", "second", "last"]] {
         host.apply(&routed_among(arms, "e", "router-faults@1", "mode = \"impure\""));
         let mut connection = host.connect();
-        let labels = "endpoint=\"e\",policy=\"router-faults@1\",reason=\"impure\"";
-        let metric = format!("berth_policy_failures_total{{{labels}}}");
-        let before = host.metric(&metric);
+        let failures = |reason: &str| {
+            let labels = format!("endpoint=\"e\",policy=\"router-faults@1\",reason=\"{reason}\"");
+            host.metric(&format!("berth_policy_failures_total{{{labels}}}"))
+        };
+        let quarantined = || host.json(&["endpoint", "show", "e"])["quarantined"].clone();
+        assert_eq!(quarantined(), false);
+        let before = failures("impure");
         let mut seen = BTreeSet::new();
         // One decision in 256 is made again, and at least half of those come out differently.
         for _ in 0..20_000 / 100 {
             for _ in 0..100 {
                 seen.insert(connection.send(&ask("e")).unwrap().variant().to_owned());
             }
-            if host.metric(&metric) > before {
+            if failures("impure") > before {
                 break;
             }
         }
         assert_eq!(seen.len(), arms.len(), "{seen:?}");
-        let found = host.metric(&metric);
-        assert!(found > before, "{arms:?}: not found out");
+        assert!(failures("impure") > before, "{arms:?}: not found out");
+        assert_eq!(quarantined(), true);
+        assert!(host.ok(&["endpoint", "show", "e"]).contains("in quarantine"));
+        let found = failures("quarantined");
         for _ in 0..50 {
             let answer = connection.send(&ask("e")).unwrap();
             assert_eq!((answer.status, answer.variant()), (200, "first"));
         }
-        assert_eq!(host.metric(&metric), found + 50.0);
+        assert_eq!(failures("quarantined"), found + 50.0);
     }
+    // The next revision starts anew.
+    host.apply(&routed("e", "router-faults@1", "mode = \"none\""));
+    assert_eq!(host.json(&["endpoint", "show", "e"])["quarantined"], false);
 }

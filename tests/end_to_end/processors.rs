@@ -1,26 +1,30 @@
 //! Processors that fail, and what the others see.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
 
 use serde_json::json;
 
 use crate::guests::modes;
 use crate::support::files::{guest, plugin, tensors, variant};
-use crate::support::{Answer, Connection, Host, Request, Stop, onnx, until};
+use crate::support::{Answer, Connection, Host, Request, beside, onnx, until};
 
 const STOPPED: &str = "the plugin was stopped; the log has it under ";
 const FAILED: &str = "the plugin failed; the log has it under ";
 
 /// What a request comes to in a mode of `processor-faults`: status, part of the message, and part
 /// of what the log says.
-const FAULTS: [(&str, u16, &str, &str); 23] = [
+const FAULTS: [(&str, u16, &str, &str); 32] = [
     ("none", 200, "ok", ""),
     ("trap", 500, STOPPED, "unreachable: it panicked or aborted"),
     ("panic", 500, STOPPED, "the guest panics on 1 bytes"),
     ("memory", 500, STOPPED, "memory: it asked for more than its 33554432 bytes"),
-    ("stack", 500, STOPPED, "at guest_processor_faults::deeper"),
+    ("stack", 500, STOPPED, "stack: the stack in its memory overflowed"),
+    ("deep-stack", 500, STOPPED, "stack: its stack overflowed"),
+    ("lifting", 500, STOPPED, "host: "),
+    ("dimensions", 500, STOPPED, "host: the tensors and bodies that the host holds"),
+    ("stale-handle", 500, STOPPED, "host: "),
+    ("unknown-handle", 500, STOPPED, "host: unknown handle index 12345"),
+    ("foreign-handle", 500, STOPPED, "host: "),
     ("tensors", 500, FAILED, "a request may hold in the host"),
     ("graphs", 500, STOPPED, "host: "),
     ("endless", 500, FAILED, "the answer exceeds the endpoint's limit"),
@@ -28,6 +32,9 @@ const FAULTS: [(&str, u16, &str, &str); 23] = [
     ("names", 200, "ok", ""),
     ("caller", 400, "the body is not to the guest's taste", ""),
     ("plugin", 500, FAILED, "the guest says no"),
+    ("long-caller", 400, "no\u{fffd}no", ""),
+    ("long-plugin", 500, FAILED, "no\u{fffd}no"),
+    ("long-name", 500, FAILED, "name is at most 1024 bytes"),
     ("silent", 500, "the plugin gave no answer", "the plugin gave no answer"),
     ("twice", 500, FAILED, "the answer already carries a body"),
     ("late-head", 500, FAILED, "the plugin failed"),
@@ -42,17 +49,19 @@ const FAULTS: [(&str, u16, &str, &str); 23] = [
 ];
 
 /// Modes that other tests, or the rest of the same test, are for.
-const ELSEWHERE: [&str; 7] = [
+const ELSEWHERE: [&str; 9] = [
     "loop",
+    "poll",
     "handles",
     "wrong-datatype",
     "create-refuse",
     "create-trap",
     "create-loop",
     "signature-trap",
+    "signature-flood",
 ];
 
-fn faults(name: &str, modes: &[&str]) -> String {
+pub(crate) fn faults(name: &str, modes: &[&str]) -> String {
     let variants = modes.iter().map(|mode| {
         let config = format!("mode = \"{mode}\"");
         variant(mode, "processor-faults@1", "default = \"digits@2\"", &config)
@@ -78,21 +87,13 @@ pub(crate) fn a_failure_is_one_requests_failure() {
     host.push("plugin", "weighted", &plugin("weighted"));
     host.apply(&format!("name = \"healthy\"\n{}", variant("main", "empty@1", "", "")));
     let listed: Vec<&str> = FAULTS.iter().map(|fault| fault.0).collect();
-    host.apply(&faults("faults", &[&listed[..], &["handles", "wrong-datatype", "loop"]].concat()));
-    host.apply(&format!("timeout_ms = 300\n{}", faults("short", &["loop"])));
+    host.apply(&faults(
+        "faults",
+        &[&listed[..], &["handles", "wrong-datatype", "loop", "poll"]].concat(),
+    ));
+    host.apply(&format!("timeout_ms = 300\n{}", faults("short", &["loop", "poll"])));
 
-    let stop = AtomicBool::new(false);
-    let healthy = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        let stopping = Stop(&stop);
-        let client = scope.spawn(|| {
-            let mut connection = host.connect();
-            while !stop.load(Ordering::Relaxed) {
-                let answer = connection.send(&Request::invoke("healthy", "x")).unwrap();
-                assert_eq!((answer.status, &*answer.body), (200, &b"\0"[..]), "{}", answer.text());
-                healthy.fetch_add(1, Ordering::Relaxed);
-            }
-        });
+    beside(&host, &Request::invoke("healthy", "x"), |another| {
         let invoke = |endpoint: &str, mode: &str| {
             host.send(&Request::invoke(&format!("{endpoint}/versions/{mode}"), "x"))
         };
@@ -100,21 +101,20 @@ pub(crate) fn a_failure_is_one_requests_failure() {
             host.send(&Request::infer(&format!("faults/versions/{mode}"), "x", &[1], &[0.0]))
         };
         let check = |mode: &str, answer: Answer, status, part: &str, logged: &str| {
-            let before = healthy.load(Ordering::Relaxed);
             assert_eq!(answer.variant(), mode);
             if status == 200 {
                 assert_eq!((answer.status, answer.text().as_str()), (200, part), "{mode}");
             } else {
                 answer.check_error(mode, status, part);
+                assert!(answer.body.len() < 5 << 10, "{mode}: {} bytes", answer.body.len());
             }
             if !logged.is_empty() {
                 let prediction = answer.header("berth-prediction").unwrap();
                 let entry = host.logged(prediction);
                 assert!(entry.contains(logged), "{mode}: {entry:?} lacks {logged:?}");
+                assert!(entry.len() < 6 << 10, "{mode}: {} bytes", entry.len());
             }
-            until("the healthy endpoint answers", || {
-                client.is_finished() || healthy.load(Ordering::Relaxed) > before
-            });
+            another();
         };
         for (mode, status, part, logged) in FAULTS {
             check(mode, invoke("faults", mode), status, part, logged);
@@ -122,25 +122,20 @@ pub(crate) fn a_failure_is_one_requests_failure() {
         check("handles", infer("handles"), 500, STOPPED, "host: ");
         check("wrong-datatype", invoke("faults", "wrong-datatype"), 500, FAILED, "input");
         // Its time is up before its share of a core is, and the other way round.
-        check("loop", invoke("short", "loop"), 504, "no answer within 300 ms", "took too long");
-        check(
-            "loop",
-            invoke("faults", "loop"),
-            504,
-            "more than its 1000 ms of CPU",
-            "more than 1s of CPU time",
-        );
+        for mode in ["loop", "poll"] {
+            check(mode, invoke("short", mode), 504, "no answer within 300 ms", "took too long");
+            let cpu = ("more than its 1000 ms of CPU", "more than 1s of CPU time");
+            check(mode, invoke("faults", mode), 504, cpu.0, cpu.1);
+        }
         check("none", infer("none"), 500, FAILED, "where tensors were asked for");
-        drop(stopping);
-        client.join().expect("the healthy endpoint never failed");
     });
 
     let traps = |kind| {
         let labels = format!("plugin=\"processor-faults@1\",kind=\"{kind}\"");
         host.metric(&format!("berth_plugin_traps_total{{{labels}}}"))
     };
-    let counts = ["unreachable", "memory", "trap", "host", "cpu"].map(traps);
-    assert_eq!(counts, [2.0, 1.0, 1.0, 2.0, 1.0]);
+    let counts = ["unreachable", "memory", "stack", "trap", "host", "cpu"].map(traps);
+    assert_eq!(counts, [2.0, 1.0, 2.0, 0.0, 7.0, 2.0]);
     let dropped = |mode| {
         let labels =
             format!("endpoint=\"faults\",variant=\"{mode}\",plugin=\"processor-faults@1\"");
@@ -173,6 +168,10 @@ pub(crate) fn a_processor_that_cannot_be_made_is_refused() {
         (
             "signature-trap",
             "variants.signature-trap: processor processor-faults@1: the plugin was stopped",
+        ),
+        (
+            "signature-flood",
+            "variants.signature-flood: processor processor-faults@1: the plugin failed: its signature has more than 1024 entries",
         ),
     ] {
         host.apply_refused(mode, &faults("e", &[mode]), part);

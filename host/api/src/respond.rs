@@ -5,6 +5,7 @@ use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
+use berth_plugin::LoadError;
 use berth_serving::{ControlError, RequestError};
 use berth_store::StoreError;
 use tower::ServiceExt as _;
@@ -50,6 +51,9 @@ impl IntoResponse for ControlFailure {
     fn into_response(self) -> Response {
         let status = match &self.0 {
             ControlError::NotFound(_) => StatusCode::NOT_FOUND,
+            ControlError::Plugin {
+                source: LoadError::Cache(_) | LoadError::Compiler(_), ..
+            } => StatusCode::INTERNAL_SERVER_ERROR,
             ControlError::Spec(_)
             | ControlError::Reference(_)
             | ControlError::Plugin { .. }

@@ -17,6 +17,8 @@ use berth_tensor::Digest;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use crate::bindings::policy::exports::berth::plugin::evaluating;
+use crate::bindings::processor::ProcessorPre;
 use crate::compiler::{COMPILE_COMMAND, CompileLimits};
 use crate::engine::Engines;
 use crate::inspect::{Inspection, Kind, LoadError, inspect};
@@ -72,6 +74,7 @@ impl Engines {
         if file.exists() {
             match load(engine, &file) {
                 Ok(component) => {
+                    self.check_interfaces(inspection.kind, &component)?;
                     let times = CompileTimes { compile: None, load: start.elapsed() };
                     return Ok(Compiled { inspection, digest: *digest, times, component });
                 }
@@ -85,8 +88,25 @@ impl Engines {
         let start = Instant::now();
         let component = load(engine, &file)
             .map_err(|error| LoadError::Compile(format!("its compiled form: {error:#}")))?;
+        self.check_interfaces(inspection.kind, &component)?;
         let times = CompileTimes { compile: Some(compile), load: start.elapsed() };
         Ok(Compiled { inspection, digest: *digest, times, component })
+    }
+
+    /// Compares the types of what a component imports and exports with those of the interfaces:
+    /// inspection knew them by name alone.
+    fn check_interfaces(&self, kind: Kind, component: &Component) -> Result<(), LoadError> {
+        let fits = match kind {
+            Kind::Processor => self.processor_linker.instantiate_pre(component).and_then(|pre| {
+                ProcessorPre::new(pre)?;
+                Ok(())
+            }),
+            Kind::Policy => self.policy_linker.instantiate_pre(component).and_then(|pre| {
+                evaluating::GuestIndices::new(&pre)?;
+                Ok(())
+            }),
+        };
+        fits.map_err(|error| LoadError::Interface(format!("{error:#}")))
     }
 
     fn cache_file(&self, engine: &Engine, digest: &Digest) -> PathBuf {

@@ -119,6 +119,9 @@ pub enum LoadError {
     /// The process that compiles refused it, in these words.
     #[error("{0}")]
     Refused(String),
+    /// What it imports or exports has other types than the interfaces of Berth.
+    #[error("does not fit the interfaces in wit/: {0}; build it with a matching SDK")]
+    Interface(String),
     /// Compiling it takes more than the operator grants.
     #[error(
         "compiling it took more than {most}: make it or its largest functions smaller, or give `berth serve` a higher {flag}"

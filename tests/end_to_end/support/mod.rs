@@ -4,7 +4,7 @@ pub(crate) mod files;
 pub(crate) mod host;
 pub(crate) mod http;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use berth_onnx::small as onnx;
@@ -31,6 +31,34 @@ impl Drop for Stop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// Sends a request again and again while `work` goes on, and fails unless every answer is 200. What
+/// `work` is given waits until the next of them was answered.
+pub(crate) fn beside(host: &Host, request: &Request, work: impl FnOnce(&dyn Fn())) {
+    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let stopping = Stop(&stop);
+        let client = scope.spawn(|| {
+            let mut connection = host.connect();
+            while !stop.load(Ordering::Relaxed) {
+                let answer = connection.send(request).unwrap();
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let another = || {
+            let before = answered.load(Ordering::Relaxed);
+            until("another request is answered", || {
+                client.is_finished() || answered.load(Ordering::Relaxed) > before
+            });
+        };
+        another();
+        work(&another);
+        another();
+        drop(stopping);
+        client.join().expect("the other requests never failed");
+    });
 }
 
 /// Numbers that look random and are the same in every run.

@@ -38,12 +38,16 @@ enum Mode {
     Memory,
     /// Says that it failed.
     Failed,
+    /// Says that it failed in 8 MiB.
+    LongFailed,
     /// Refuses its configuration.
     Config,
     /// A weight that is not a number.
     Nan,
     /// A weight below 0.
     Negative,
+    /// Weights whose sum is beyond all numbers.
+    Huge,
     /// No weight above 0.
     Zero,
     /// An arm beyond the last.
@@ -89,9 +93,11 @@ impl Policy for Faults {
                 }
             }
             Mode::Failed => return Err(PolicyError::failed("the guest says no")),
+            Mode::LongFailed => return Err(PolicyError::failed("no".repeat(4 << 20))),
             Mode::Config => return Err(ConfigError::new("mode", "config is refused").into()),
             Mode::Nan => evaluation.arms[0].weight = f64::NAN,
             Mode::Negative => evaluation.arms[0].weight = -1.0,
+            Mode::Huge => evaluation.arms.iter_mut().for_each(|arm| arm.weight = f64::MAX),
             Mode::Zero => evaluation.arms.iter_mut().for_each(|arm| arm.weight = 0.0),
             Mode::UnknownArm => evaluation.arms[0].arm = arms as u32,
             Mode::DuplicateArm => evaluation.arms.push(evaluation.arms[0]),

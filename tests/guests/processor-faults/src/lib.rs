@@ -29,6 +29,8 @@ enum Mode {
     CreateLoop,
     /// Traps in `signature`.
     SignatureTrap,
+    /// Takes 100,000 media types, so it says.
+    SignatureFlood,
     /// Traps.
     Trap,
     /// Panics, which writes a message to standard error and traps.
@@ -37,12 +39,26 @@ enum Mode {
     Loop,
     /// Allocates without end.
     Memory,
-    /// Calls itself without end.
+    /// Calls itself without end, each time with more of its memory.
     Stack,
+    /// Calls itself without end, with nothing in its memory.
+    DeepStack,
+    /// Asks for the time that is left until there is none: what sleeping comes to without a clock.
+    Poll,
+    /// Hands the host a million lists that are all the same 8 MiB.
+    Lifting,
     /// Makes tensors in the host without end, until the host refuses one.
     Tensors,
     /// Takes handles of tensors in the host without end, until the host refuses one.
     Handles,
+    /// Makes tensors of a million dimensions in the host without end, until the host refuses one.
+    Dimensions,
+    /// Uses a tensor that it has dropped.
+    StaleHandle,
+    /// Uses a tensor that it was never given.
+    UnknownHandle,
+    /// Uses a graph as a tensor.
+    ForeignHandle,
     /// Opens the role `default` without end.
     Graphs,
     /// Answers without end, until the host refuses a part.
@@ -55,6 +71,12 @@ enum Mode {
     Caller,
     /// It failed, so it says.
     Plugin,
+    /// The request is wrong, so it says in 3 MiB.
+    LongCaller,
+    /// It failed, so it says in 3 MiB.
+    LongPlugin,
+    /// Answers a tensor by a name of 8 MiB.
+    LongName,
     /// Comes back without an answer.
     Silent,
     /// Answers a body and then a tensor.
@@ -96,6 +118,9 @@ impl Processor for Faults {
     fn signature(&self) -> Signature {
         match self.mode {
             Mode::SignatureTrap => std::process::abort(),
+            Mode::SignatureFlood => {
+                (0..100_000).fold(Signature::default(), |signature, _| signature.takes_body("a/b"))
+            }
             Mode::WrongAnswer => {
                 let scores = TensorType::new("scores", DataType::Fp32, &[1, 2]);
                 Signature::default().takes_body("*/*").answers_tensor(scores)
@@ -122,12 +147,34 @@ impl Faults {
             | Mode::CreateRefuse
             | Mode::CreateTrap
             | Mode::CreateLoop
-            | Mode::SignatureTrap => Ok(()),
+            | Mode::SignatureTrap
+            | Mode::SignatureFlood => Ok(()),
             Mode::Trap => std::process::abort(),
             Mode::Panic => panic!("the guest panics on {} bytes", request.body_size()),
             Mode::Loop => forever(),
             Mode::Memory => hoard(|| Ok(vec![1u8; 1 << 20])),
             Mode::Stack => Err(Error::plugin(deeper(1))),
+            Mode::DeepStack => Err(Error::plugin(deeper_still(1))),
+            Mode::Poll => {
+                while !request.remaining().is_zero() {}
+                Ok(())
+            }
+            Mode::Lifting => {
+                lift_overlapping();
+                Ok(())
+            }
+            Mode::Dimensions => {
+                let dimensions = vec![1; 1 << 20];
+                hoard(|| Ok(nn::tensor::Tensor::new(&dimensions, nn::tensor::TensorType::U8, &[])))
+            }
+            Mode::StaleHandle => {
+                let tensor = host::Tensor::create(DataType::Uint8, &[1], &[1])?;
+                let handle = tensor.handle();
+                drop(tensor);
+                use_as_tensor(handle)
+            }
+            Mode::UnknownHandle => use_as_tensor(12_345),
+            Mode::ForeignHandle => use_as_tensor(nn::graph::load_by_name("default")?.handle()),
             Mode::Tensors => {
                 hoard(|| Ok(host::Tensor::create(DataType::Uint8, &[1 << 20], &vec![1; 1 << 20])?))
             }
@@ -149,6 +196,9 @@ impl Faults {
             }
             Mode::Caller => Err(Error::caller("the body is not to the guest's taste")),
             Mode::Plugin => Err(Error::plugin("the guest says no")),
+            Mode::LongCaller => Err(Error::caller("no\n".repeat(1 << 20))),
+            Mode::LongPlugin => Err(Error::plugin("no\n".repeat(1 << 20))),
+            Mode::LongName => reply.tensor(&"n".repeat(8 << 20), &Tensor::from_f32(&[1], &[1.0])?),
             Mode::Silent => Ok(()),
             Mode::Twice => {
                 reply.write("ok")?;
@@ -217,6 +267,34 @@ fn hoard<T>(make: impl Fn() -> Result<T, Error>) -> Result<(), Error> {
 fn deeper(depth: u64) -> u64 {
     let room = black_box([depth; 64]);
     deeper(depth + 1) + room[(depth % 64) as usize]
+}
+
+#[inline(never)]
+fn deeper_still(depth: u64) -> u64 {
+    if depth == u64::MAX { depth } else { deeper_still(depth + 1).rotate_left(1) ^ depth }
+}
+
+fn use_as_tensor(handle: u32) -> Result<(), Error> {
+    // SAFETY: none: what the host makes of a handle that is no tensor's is what this is for.
+    let tensor = unsafe { host::Tensor::from_handle(handle) };
+    tensor.size();
+    Ok(())
+}
+
+/// `wasi:nn`'s `load` as the component model calls it, past the bindings, which would make every
+/// list a list of its own.
+fn lift_overlapping() {
+    #[link(wasm_import_module = "wasi:nn/graph@0.2.0-rc-2024-10-28")]
+    unsafe extern "C" {
+        #[link_name = "load"]
+        fn load(lists: *mut u8, count: usize, encoding: i32, target: i32, result: *mut u8);
+    }
+    let same = vec![1u8; 8 << 20];
+    let mut lists = vec![(same.as_ptr(), same.len()); 1 << 20];
+    let mut result = [0u32; 4];
+    // SAFETY: the host reads the lists within this memory and writes two words.
+    unsafe { load(lists.as_mut_ptr().cast(), lists.len(), 0, 0, result.as_mut_ptr().cast()) };
+    black_box(result);
 }
 
 fn input() -> Result<TensorType, Error> {

@@ -39,6 +39,8 @@ enum Mode {
     Nan,
     /// A share below 0.
     Negative,
+    /// Shares whose sum is beyond all numbers.
+    Huge,
     /// No share.
     Empty,
     /// An arm beyond the last.
@@ -110,6 +112,10 @@ impl Router for FaultyRouter {
             }
             Mode::Nan => decision.shares[0].weight = f64::NAN,
             Mode::Negative => decision.shares[0].weight = -1.0,
+            Mode::Huge => {
+                decision.shares =
+                    (0..self.arms).map(|arm| Share { arm, weight: f64::MAX }).collect();
+            }
             Mode::Empty => decision.shares.clear(),
             Mode::WrongArm => decision.shares[0].arm = self.arms,
             Mode::WrongOthers => {

@@ -1,0 +1,256 @@
+//! Components that are hard to compile or fit no interface, limits, what is kept of a trap.
+
+use std::fs;
+
+use crate::processors::faults;
+use crate::support::files::{guest, plugin, variant};
+use crate::support::{Host, Request, beside, until};
+
+/// A processor in text whose `process` is `body`.
+fn in_text(body: &str) -> String {
+    include_str!("support/processor.wat").replace("PROCESS", body)
+}
+
+/// A component that exports nothing of what it promises, around a module in text.
+fn around(module: &str) -> String {
+    format!(
+        "(component (core module {module}) (instance $empty)
+            (export \"berth:plugin/processing@0.1.0\" (instance $empty)))"
+    )
+}
+
+/// One function of so many loops, nested or one after the other, over so many variables: every
+/// variable may come from every loop.
+fn tangled(loops: usize, variables: usize, nested: bool) -> String {
+    let step = |at: usize| {
+        let (one, other) = (at % variables, (at * 7 + 1) % variables);
+        format!(
+            "(local.set {other} (i32.add (local.get {one}) (local.get {other}))) (br_if 0 (local.get {one}))"
+        )
+    };
+    let code: String = match nested {
+        true => (0..loops).map(|at| format!("{} end ", step(at))).collect(),
+        false => (0..loops).map(|at| format!("loop {} end ", step(at))).collect(),
+    };
+    let begin = if nested { "loop ".repeat(loops) } else { String::new() };
+    around(&format!("(func (local {}) {begin} {code})", "i32 ".repeat(variables)))
+}
+
+fn with_healthy(options: &[&str]) -> Host {
+    let host = Host::start_with(options);
+    host.push("plugin", "empty", &guest("empty"));
+    host.apply(&format!("name = \"healthy\"\n{}", variant("main", "empty@1", "", "")));
+    host
+}
+
+fn push_text(host: &Host, name: &str, text: &str) -> std::path::PathBuf {
+    host.file(&format!("{name}.wasm"), wat::parse_str(text).unwrap())
+}
+
+#[test]
+fn what_the_compiler_cannot_take_is_refused() {
+    for (name, options, text, part) in [
+        (
+            "CPU time",
+            ["--compile-cpu", "1"],
+            tangled(2_000, 2_000, true),
+            "plugin bomb: compiling it took more than 1 s of CPU time: make it or its largest functions smaller",
+        ),
+        (
+            "memory",
+            ["--compile-memory", "100"],
+            tangled(20_000, 100, false),
+            "plugin bomb: compiling it took more than 100 MiB of memory",
+        ),
+    ] {
+        let host = with_healthy(&options);
+        let bomb = push_text(&host, "bomb", &text);
+        beside(&host, &Request::invoke("healthy", "x"), |_| {
+            host.refused(&["plugin", "push", "bomb", bomb.to_str().unwrap()], part);
+        });
+        host.refused(&["plugin", "show", "bomb"], "there is no plugin bomb");
+        for file in fs::read_dir(host.folder().join("data/compiled")).unwrap() {
+            let file = file.unwrap().file_name().into_string().unwrap();
+            assert!(file.ends_with(".cwasm"), "{name}: {file} is left behind");
+        }
+        assert_eq!(host.push("plugin", "weighted", &plugin("weighted")), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_component_of_other_types_is_refused() {
+    let host = Host::start();
+    let whole = in_text("unreachable");
+    let other = whole.replace("(result $signature)", "(result u32)");
+    let other = other.replace("(result $x-signature)", "(result u32)");
+    for (name, text, part) in [
+        ("nothing exported", around(""), "does not fit the interfaces in wit/"),
+        ("another result", other, "does not fit the interfaces in wit/"),
+        (
+            "another parameter of an import",
+            around("").replacen(
+                "(component ",
+                "(component (import \"berth:plugin/log@0.1.0\" (instance (export \"write\" (func (param \"level\" u32))))) ",
+                1,
+            ),
+            "does not fit the interfaces in wit/",
+        ),
+        (
+            "a clock to sleep by",
+            around("").replacen(
+                "(component ",
+                "(component (import \"wasi:clocks/monotonic-clock@0.2.6\" (instance)) ",
+                1,
+            ),
+            "plugins have no clock",
+        ),
+    ] {
+        let file = push_text(&host, "other", &text);
+        let said = host.cli(&["plugin", "push", "other", file.to_str().unwrap()]);
+        crate::support::host::check_refused(name, &said, part);
+    }
+    let file = push_text(&host, "whole", &whole);
+    assert_eq!(host.push("plugin", "whole", &file), 1);
+}
+
+#[test]
+fn a_table_grows_to_its_bound_and_a_stack_without_names_has_numbers() {
+    let host = with_healthy(&[]);
+    // It traps when it is refused more, unless its table is larger than what is granted.
+    let body = "(loop (br_if 0 (i32.ne (i32.const -1)
+            (table.grow 0 (ref.null func) (i32.const 1000)))))
+        (loop (br_if 0 (i32.gt_u (table.size 0) (i32.const 20000))))
+        unreachable";
+    host.push("plugin", "table", &push_text(&host, "table", &in_text(body)));
+    host.apply(&format!("name = \"table\"\n{}", variant("main", "table@1", "", "")));
+    beside(&host, &Request::invoke("healthy", "x"), |_| {
+        let answer = host.send(&Request::invoke("table", "x"));
+        answer.check_error("table", 500, "the plugin was stopped");
+        let entry = host.logged(answer.header("berth-prediction").unwrap());
+        assert!(entry.contains("unreachable: "), "{entry}");
+        assert!(entry.contains("    at function "), "{entry}");
+    });
+}
+
+#[test]
+pub(crate) fn an_endpoint_has_limits_of_its_own() {
+    let options =
+        ["--processor-memory", "64", "--processor-cpu", "3600000", "--max-instances", "8"];
+    let host = with_healthy(&options);
+    host.push_digits();
+    host.push("plugin", "processor-faults", &guest("processor-faults"));
+    host.push("plugin", "weighted", &plugin("weighted"));
+    for (limits, part) in [
+        (
+            "memory_mib = 65",
+            "limits.memory_mib: 65 is not within 1 and the operator's maximum of 64",
+        ),
+        ("memory_mib = 0", "limits.memory_mib: 0 is not within 1"),
+        (
+            "cpu_ms = 3600001",
+            "limits.cpu_ms: 3600001 is not within 1 and the operator's maximum of 3600000",
+        ),
+        (
+            "host_mib = 257",
+            "limits.host_mib: 257 is not within 1 and the operator's maximum of 256 (--processor-host)",
+        ),
+        ("instances = 7", "limits.instances: 7 is not within 1 and the operator's maximum of 6"),
+        ("threads = 1", "threads"),
+    ] {
+        let endpoint = format!("limits = {{ {limits} }}\n{}", faults("e", &["none"]));
+        host.apply_refused(limits, &endpoint, part);
+    }
+    let modes = ["none", "memory", "loop", "tensors", "lifting"];
+    let limits = "limits = { memory_mib = 24, cpu_ms = 200, host_mib = 4, instances = 2 }";
+    host.apply(&format!("{limits}\n{}", faults("small", &modes)));
+    assert_eq!(host.json(&["endpoint", "show", "small"])["revision"]["limits"]["host_mib"], 4);
+    beside(&host, &Request::invoke("healthy", "x"), |another| {
+        for (mode, status, part, logged) in [
+            ("memory", 500, "was stopped", "more than its 25165824 bytes of memory"),
+            ("loop", 504, "more than its 200 ms of CPU", "more than 200ms"),
+            ("tensors", 500, "the plugin failed", "4194304"),
+            ("lifting", 500, "was stopped", "host: "),
+            ("none", 200, "", ""),
+        ] {
+            let answer = host.send(&Request::invoke(&format!("small/versions/{mode}"), "x"));
+            if status == 200 {
+                assert_eq!(answer.status, 200);
+            } else {
+                answer.check_error(mode, status, part);
+                let entry = host.logged(answer.header("berth-prediction").unwrap());
+                assert!(entry.contains(logged), "{mode}: {entry}");
+            }
+            another();
+        }
+        let used = |name: &str| {
+            host.metric(&format!("berth_plugin_{name}{{plugin=\"processor-faults@1\"}}"))
+        };
+        let within = |name: &str, most: &str| {
+            let labels = format!("plugin=\"processor-faults@1\",le=\"{most}\"");
+            host.metric(&format!("berth_plugin_{name}_bucket{{{labels}}}"))
+        };
+        assert_eq!(["cpu_seconds_count", "memory_bytes_count"].map(used), [5.0, 5.0]);
+        assert!(used("cpu_seconds_sum") >= 0.2, "{}", used("cpu_seconds_sum"));
+        assert!(used("host_calls_total") >= 8.0, "{}", used("host_calls_total"));
+        assert_eq!(["4194304", "67108864"].map(|most| within("host_bytes", most)), [5.0, 5.0]);
+        assert_eq!(["65536", "67108864"].map(|most| within("memory_bytes", most)), [0.0, 5.0]);
+    });
+    // Its one instance is taken, those of the others are not.
+    host.apply(&format!(
+        "limits = {{ instances = 1 }}\ntimeout_ms = 3600000\n{}",
+        faults("single", &["loop", "none"])
+    ));
+    let take = || {
+        let mut connection = host.connect();
+        connection.start(&Request::invoke("single/versions/loop", "x")).unwrap();
+        connection
+    };
+    let mut taken = take();
+    until("the instance is taken", || {
+        let is_taken = host.send(&Request::invoke("single/versions/none", "x")).status == 503;
+        if !is_taken {
+            // The question may have held the instance when the other wanted it.
+            taken = take();
+        }
+        is_taken
+    });
+    assert_eq!(host.send(&Request::invoke("healthy", "x")).status, 200);
+}
+
+#[test]
+pub(crate) fn a_trap_is_logged_whole_once() {
+    let host = with_healthy(&[]);
+    host.push_digits();
+    host.push("plugin", "processor-faults", &guest("processor-faults"));
+    host.push("plugin", "weighted", &plugin("weighted"));
+    host.apply(&faults("e", &["panic", "trap"]));
+    let digest = host.json(&["plugin", "show", "processor-faults"]);
+    let digest = digest[0]["digest"].as_str().unwrap()[..12].to_owned();
+    beside(&host, &Request::invoke("healthy", "x"), |_| {
+        let mut ids = Vec::new();
+        for mode in ["panic", "trap"] {
+            let mut connection = host.connect();
+            for _ in 0..20 {
+                let request = Request::invoke(&format!("e/versions/{mode}"), "x");
+                let answer = connection.send(&request).unwrap();
+                let id = answer.header("berth-prediction").unwrap().to_owned();
+                answer.check_error(mode, 500, &format!("the log has it under {id}"));
+                ids.push((mode, id));
+            }
+        }
+        for (at, (mode, id)) in ids.iter().enumerate() {
+            let entry = host.logged(id);
+            let first = at % 20 == 0;
+            assert!(entry.contains("plugin=\"processor-faults@1\""), "{mode} {at}: {entry}");
+            assert!(entry.contains(&digest), "{mode} {at}: {entry} lacks {digest}");
+            assert_eq!(
+                entry.contains("    at guest_processor_faults"),
+                first,
+                "{mode} {at}: {entry}"
+            );
+            assert_eq!(entry.contains("times where prediction="), !first, "{mode} {at}: {entry}");
+            let said = first && *mode == "panic";
+            assert_eq!(entry.contains("the guest panics on 1 bytes"), said, "{mode} {at}: {entry}");
+        }
+    });
+}
