@@ -51,9 +51,12 @@ impl IntoResponse for ControlFailure {
     fn into_response(self) -> Response {
         let status = match &self.0 {
             ControlError::NotFound(_) => StatusCode::NOT_FOUND,
-            ControlError::Plugin {
-                source: LoadError::Cache(_) | LoadError::Compiler(_), ..
-            } => StatusCode::INTERNAL_SERVER_ERROR,
+            ControlError::Store(StoreError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            ControlError::Store(_)
+            | ControlError::Host(_)
+            | ControlError::Plugin { source: LoadError::Cache(_) | LoadError::Compiler(_), .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             ControlError::Spec(_)
             | ControlError::Reference(_)
             | ControlError::Plugin { .. }
@@ -62,8 +65,6 @@ impl IntoResponse for ControlFailure {
             | ControlError::Processor { .. }
             | ControlError::Policy { .. } => StatusCode::BAD_REQUEST,
             ControlError::Conflict(_) => StatusCode::CONFLICT,
-            ControlError::Store(StoreError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
-            ControlError::Store(_) | ControlError::Host(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         error(status, &self.0.to_string())
     }

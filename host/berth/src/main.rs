@@ -4,12 +4,14 @@
 //! - [`verbs`]: what an operator asks of a running host
 //! - [`client`]: the admin port from the other side
 //! - [`endpoint_file`]: endpoint files and their assets
+//! - [`spec_text`]: the text of an endpoint file
 //! - [`table`]: answers as tables for people
 
 mod client;
 mod endpoint_file;
 mod listen;
 mod serve;
+mod spec_text;
 mod table;
 mod verbs;
 

@@ -108,6 +108,9 @@ impl Serve {
     }
 
     async fn serve(self) -> anyhow::Result<()> {
+        // Held against its default, which is to end the process: a write over the shell's limit on
+        // the size of files is to fail like one to a full disk.
+        let _too_large = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let instances = self.max_instances.unwrap_or(INSTANCES_PER_CORE * cores).max(1);
         let exporter = Exporter::install()?;
