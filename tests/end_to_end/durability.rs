@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::support::files::{another_build, guest, tensors};
+use crate::support::files::{another_build, guest, tensors, variant};
 use crate::support::{Answer, Connection, Host, Random, Request, onnx, until};
 
 /// What the host has said yes to, and what it was asked last.
@@ -44,7 +44,7 @@ fn change(
             io::Result::Ok(version)
         };
         let version = push("models", &onnx::adder(*number as f32))?;
-        if number.is_multiple_of(5) {
+        if number.is_multiple_of(20) {
             push("plugins", &another_build(&probe, *number as u32))?;
         }
         known.asked.push(*number);
@@ -113,9 +113,9 @@ fn check(host: &Host, known: &Acknowledged, round: usize) {
 
 #[test]
 fn what_was_acknowledged_survives_kills() {
-    const ROUNDS: usize = 20;
+    const ROUNDS: usize = 100;
     let mut host = Host::start();
-    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let mut random = Random::seeded();
     let mut known = Acknowledged::default();
     let mut number = 0;
     for round in 0..ROUNDS {
@@ -133,6 +133,11 @@ fn what_was_acknowledged_survives_kills() {
             change(&mut admin, &mut number, &mut known, count).expect_err("the host is gone");
             killed.join().unwrap();
         });
+        if random.below(4) == 0 {
+            // Once more, while it goes on with what the first kill interrupted.
+            host.start_again();
+            std::thread::sleep(Duration::from_micros(random.below(20_000)));
+        }
         host.restart();
         check(&host, &known, round);
         // What was being applied was gone on with, or never was committed: either way it is settled.
@@ -143,7 +148,8 @@ fn what_was_acknowledged_survives_kills() {
         }
     }
     let seen = host.json(&["endpoint", "history", "it"]).as_array().unwrap().len();
-    assert!(seen > ROUNDS, "only {seen} changes of the endpoint in {ROUNDS} rounds");
+    assert!(seen >= ROUNDS, "only {seen} changes of the endpoint in {ROUNDS} rounds");
+    eprintln!("{ROUNDS} kills, {} versions and {seen} changes acknowledged", known.versions.len());
 }
 
 #[test]
@@ -179,62 +185,207 @@ fn a_push_that_breaks_off_leaves_nothing() {
     assert_eq!(host.json(&["model", "list"])[0]["version"], 1);
 }
 
+/// Endpoints, each with a blob of its own that is to be broken, and one that is left whole.
+const KINDS: [&str; 5] = ["altered", "missing", "component", "asset", "whole"];
+
+/// Pushes and applies what the endpoint of `kind` stands on, which repairs it too.
+fn put(host: &Host, kind: &str) {
+    match kind {
+        "component" => {
+            let file = host.file("component.wasm", another_build(&guest("empty"), 7));
+            assert_eq!(host.push("plugin", kind, &file), 1);
+            let main = variant("main", "component@1", "", "");
+            host.apply(&format!("name = \"component\"\n{main}"));
+        }
+        "asset" => {
+            host.file("labels.txt", "some labels");
+            assert_eq!(host.push("plugin", "probe", &guest("probe")), 1);
+            host.push_model("beside", &onnx::adder(3.0));
+            let main = variant("main", "probe@1", "default = \"beside@1\"", "mode = \"assets\"");
+            host.apply(&format!("name = \"asset\"\n{main}assets = {{ labels = \"labels.txt\" }}"));
+        }
+        _ => {
+            let n = KINDS.iter().position(|known| *known == kind).unwrap() as f32 + 1.0;
+            assert_eq!(host.push_model(kind, &onnx::adder(n)), 1);
+            host.apply(&tensors(kind, &format!("{kind}@1")));
+        }
+    }
+}
+
+fn ask(host: &Host, kind: &str) -> Answer {
+    host.send(&match kind {
+        "component" | "asset" => Request::invoke(kind, "x"),
+        _ => Request::infer(kind, "x", &[1], &[0.0]),
+    })
+}
+
+/// The file of the blob that the endpoint of `kind` stands on, and its digest.
+fn blob(host: &Host, kind: &str) -> (PathBuf, String) {
+    let digest = match kind {
+        "component" => host.json(&["plugin", "show", kind])[0]["digest"].clone(),
+        "asset" => ask(host, kind).json()["labels"]["digest"].clone(),
+        _ => host.json(&["model", "show", kind])[0]["digest"].clone(),
+    };
+    let digest = digest.as_str().unwrap().trim_start_matches("sha256:").to_owned();
+    (host.folder().join(format!("data/blobs/{}/{digest}", &digest[..2])), digest)
+}
+
+/// Alters the blob's file or takes it away; answers what is to be said of it.
+fn break_blob(file: &Path, kind: &str) -> &'static str {
+    if kind == "missing" {
+        fs::remove_file(file).unwrap();
+        return "is not in the store";
+    }
+    let mut content = fs::read(file).unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    fs::write(file, content).unwrap();
+    "is corrupt"
+}
+
 #[test]
 fn a_broken_blob_is_named_and_the_others_serve() {
     let mut host = Host::start();
-    for (name, n) in [("altered", 1.0), ("missing", 2.0), ("whole", 3.0)] {
-        host.push_model(name, &onnx::adder(n));
-        host.apply(&tensors(name, &format!("{name}@1")));
-    }
-    let blob = |name: &str| {
-        let digest = host.json(&["model", "show", name])[0]["digest"].as_str().unwrap().to_owned();
-        let place = format!("data/blobs/{}/{digest}", &digest[..2]);
-        (host.folder().join(place), digest)
-    };
-    let (altered, altered_digest) = blob("altered");
-    let (missing, missing_digest) = blob("missing");
+    KINDS.iter().for_each(|kind| put(&host, kind));
+    let broken: Vec<_> = KINDS[..4].iter().map(|kind| (*kind, blob(&host, kind))).collect();
+    let answers: Vec<_> = KINDS.iter().map(|kind| ask(&host, kind).body).collect();
     host.kill();
-    let mut content = fs::read(&altered).unwrap();
-    *content.last_mut().unwrap() ^= 1;
-    fs::write(&altered, content).unwrap();
-    fs::remove_file(&missing).unwrap();
+    let broken = broken.into_iter().map(|(kind, (file, digest))| {
+        let said = break_blob(&file, kind);
+        (kind, digest, said)
+    });
+    let broken: Vec<_> = broken.collect();
     let logged = host.log().len();
     host.restart();
 
     let log = host.log()[logged..].to_owned();
-    let ask = |host: &Host, name: &str| host.send(&Request::infer(name, "x", &[1], &[0.0]));
-    for (name, digest, part) in [
-        ("altered", &altered_digest, "is corrupt"),
-        ("missing", &missing_digest, "is not in the store"),
-    ] {
+    for (kind, digest, part) in &broken {
         let named = log.lines().any(|line| line.contains(digest.as_str()) && line.contains(part));
-        assert!(named, "{name}: {log}");
-        ask(&host, name).check_error(name, 503, "no revision that answers");
-        let shown = host.json(&["endpoint", "show", name]);
+        assert!(named, "{kind}: {log}");
+        ask(&host, kind).check_error(kind, 503, "no revision that answers");
+        let shown = host.json(&["endpoint", "show", kind]);
         let problem = shown["problem"].as_str().unwrap_or_default();
-        assert!(problem.contains(digest.as_str()) && problem.contains(part), "{name}: {shown}");
-        let ready = host.send(&Request::get(&format!("/v2/models/{name}/ready")));
-        ready.check_error(name, 503, "no revision that answers");
+        assert!(problem.contains(digest.as_str()) && problem.contains(part), "{kind}: {shown}");
+        let ready = host.send(&Request::get(&format!("/v2/models/{kind}/ready")));
+        ready.check_error(kind, 503, "no revision that answers");
     }
-    assert_eq!(ask(&host, "whole").output(), [3.0]);
+    assert_eq!(ask(&host, "whole").output(), [5.0]);
 
     // The same content again repairs it.
-    for (name, n) in [("altered", 1.0), ("missing", 2.0)] {
-        assert_eq!(host.push_model(name, &onnx::adder(n)), 1);
-        host.apply(&tensors(name, &format!("{name}@1")));
-        assert_eq!(ask(&host, name).output(), [f64::from(n)]);
-        let shown = host.json(&["endpoint", "show", name]);
+    for ((kind, ..), answer) in broken.iter().zip(&answers) {
+        put(&host, kind);
+        assert_eq!(ask(&host, kind).body, *answer, "{kind}");
+        let shown = host.json(&["endpoint", "show", kind]);
         assert_eq!(shown["problem"], Value::Null, "{shown}");
     }
     host.restart();
-    assert_eq!(ask(&host, "altered").output(), [1.0]);
+    for (kind, answer) in KINDS.iter().zip(&answers) {
+        assert_eq!(ask(&host, kind).body, *answer, "{kind}");
+    }
+}
+
+#[test]
+fn what_stands_on_a_broken_blob_is_not_applied() {
+    let mut host = Host::start();
+    for kind in &KINDS[..4] {
+        put(&host, kind);
+    }
+    let answers: Vec<_> = KINDS[..4].iter().map(|kind| ask(&host, kind).body).collect();
+    // None of it is in use any more, so that it has to be read again.
+    let files: Vec<_> = KINDS[..4].iter().map(|kind| blob(&host, kind)).collect();
+    let specs: Vec<_> = KINDS[..4]
+        .iter()
+        .zip(&files)
+        .map(|(kind, (_, digest))| {
+            host.ok(&["endpoint", "delete", kind]);
+            match *kind {
+                "component" => {
+                    format!("name = {kind:?}\n{}", variant("main", "component@1", "", ""))
+                }
+                "asset" => {
+                    let main =
+                        variant("main", "probe@1", "default = \"beside@1\"", "mode = \"assets\"");
+                    format!("name = {kind:?}\n{main}assets = {{ labels = \"sha256:{digest}\" }}")
+                }
+                _ => tensors(kind, &format!("{kind}@1")),
+            }
+        })
+        .collect();
+    host.restart();
+    host.push_model("live", &onnx::adder(9.0));
+    host.apply(&tensors("live", "live@1"));
+    for (((kind, (file, digest)), spec), answer) in
+        KINDS.iter().zip(&files).zip(&specs).zip(&answers)
+    {
+        let content = fs::read(file).unwrap();
+        let said = break_blob(file, kind);
+        host.apply_refused(kind, spec, said);
+        host.apply_refused(kind, spec, digest);
+        assert_eq!(host.send(&Request::infer("live", "x", &[1], &[0.0])).output(), [9.0]);
+        // Over what is live too: that goes on.
+        host.apply_refused(kind, &spec.replacen(kind, "live", 1), digest);
+        assert_eq!(host.send(&Request::infer("live", "x", &[1], &[0.0])).output(), [9.0]);
+        fs::write(file, content).unwrap();
+        host.apply(spec);
+        assert_eq!(ask(&host, kind).body, *answer, "{kind}");
+    }
+}
+
+/// A disk on which files stop to grow, first at once, then where there is room for the blob and
+/// not for what comes after it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_refuses_the_push_and_the_rest_goes_on() {
+    let mut host = Host::start();
+    host.push_model("live", &onnx::adder(9.0));
+    host.apply(&tensors("live", "live@1"));
+    let data = host.folder().join("data");
+    let component = fs::read(guest("empty")).unwrap();
+    let model = onnx::adder(1.0);
+    let log = fs::metadata(data.join("berth.sqlite-wal")).unwrap().len();
+    assert!(log > model.len() as u64);
+    let kept = |host: &Host| {
+        let versions = ["models", "plugins"]
+            .map(|kind| done(host.ask_admin(&Request::get(&format!("/v1/{kind}")))));
+        (versions, done(host.ask_admin(&Request::get("/v1/endpoints"))))
+    };
+    let before = kept(&host);
+    let spec = json!({"name": "live", "timeout_ms": 7, "variants": [
+        {"name": "main", "models": {"default": "live@1"}},
+    ]});
+    let apply = Request::post("/v1/endpoints", "application/json", spec.to_string());
+    let post = |target: &str, content: &[u8]| Request::post(target, "text/plain", content);
+    let cases = [
+        ("a blob", 0, post("/v1/models/new", &model), "blobs/partial/"),
+        ("an asset", 0, post("/v1/assets", b"labels"), "blobs/partial/"),
+        ("the log", log, post("/v1/models/new", &model), "cannot commit to "),
+        ("a revision", log, apply, "cannot commit to "),
+        ("a component", 4096, post("/v1/plugins/new", &component), "blobs/partial/"),
+        ("its code", component.len() as u64, post("/v1/plugins/new", &component), "plugin new: "),
+    ];
+    for (name, room, request, part) in &cases {
+        host.limit_files(&room.to_string());
+        host.ask_admin(request).check_error(name, 500, part);
+        assert_eq!(host.send(&Request::infer("live", "x", &[1], &[0.0])).output(), [9.0]);
+        assert_eq!(kept(&host), before, "{name}");
+        host.limit_files("unlimited");
+        check_blobs(&data);
+        assert_eq!(files(&data.join("blobs/partial")), [] as [PathBuf; 0], "{name}");
+    }
+    for (.., request, _) in &cases {
+        done(host.ask_admin(request));
+    }
+    let after = kept(&host);
+    assert_ne!(after, before);
+    host.restart();
+    assert_eq!(kept(&host), after);
+    check_blobs(&data);
 }
 
 #[test]
 fn compiled_code_that_does_not_load_is_made_anew() {
     let mut host = Host::start();
     host.push("plugin", "empty", &guest("empty"));
-    let main = crate::support::files::variant("main", "empty@1", "", "");
+    let main = variant("main", "empty@1", "", "");
     let live = host.apply(&format!("name = \"e\"\n{main}"));
     host.kill();
     let compiled = files(&host.folder().join("data/compiled"));

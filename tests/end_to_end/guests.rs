@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::{answers, datatypes, policies, processors, refusals, sandbox};
+use crate::{answers, datatypes, host_calls, policies, processors, refusals, sandbox};
 
 /// A guest, and the tests that it is for.
 type Guest = (&'static str, &'static [fn()]);
 
 /// All of `tests/guests/`.
-const GUESTS: [Guest; 7] = [
+const GUESTS: [Guest; 8] = [
     ("empty", &[processors::a_failure_is_one_requests_failure]),
     ("forbidden-import", &[refusals::components_that_are_no_plugins_are_refused]),
+    ("host-calls", &[host_calls::no_sequence_of_host_calls_harms_the_host]),
     ("policy-faults", &[policies::an_evaluation_that_cannot_be_followed_is_refused]),
     (
         "probe",

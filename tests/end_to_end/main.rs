@@ -8,6 +8,7 @@
 //! - [`durability`]: kills, broken files
 //! - [`embeddings`]: texts through the whole path
 //! - [`guests`]: every guest has a test
+//! - [`host_calls`]: host calls with arguments that no SDK gives
 //! - [`overload`]: more than the host takes on at once
 //! - [`policies`]: policies and routers that fail
 //! - [`processors`]: processors that fail, and what the others see
@@ -29,6 +30,7 @@ mod datatypes;
 mod durability;
 mod embeddings;
 mod guests;
+mod host_calls;
 mod overload;
 mod policies;
 mod processors;

@@ -118,11 +118,16 @@ impl Host {
 
     /// Starts the host again on the same data, killing it first, and waits until it is ready.
     pub(crate) fn restart(&mut self) {
+        self.start_again();
+        self.wait_ready();
+    }
+
+    /// The same without waiting: it listens, and what it served is yet to be restored.
+    pub(crate) fn start_again(&mut self) {
         self.kill();
         let (child, stdout, listen, admin) = spawn(self.folder.path(), &self.options);
         self.child = Mutex::new(child);
         (self._stdout, self.listen, self.admin) = (stdout, listen, admin);
-        self.wait_ready();
     }
 
     fn wait_ready(&self) {
@@ -138,6 +143,16 @@ impl Host {
         let id = self.child.lock().unwrap().id().to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status().expect("kill runs");
         assert!(sent.success());
+    }
+
+    /// Lets no file of the host's grow beyond `bytes`, as if the disk were full; `unlimited` again
+    /// lets all.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn limit_files(&self, bytes: &str) {
+        let id = self.child.lock().unwrap().id().to_string();
+        let limit = format!("--fsize={bytes}:unlimited");
+        let set = Command::new("prlimit").args(["--pid", &id, &limit]).status();
+        assert!(set.expect("prlimit runs").success());
     }
 
     /// Waits until the host ends by itself.

@@ -5,7 +5,7 @@ pub(crate) mod host;
 pub(crate) mod http;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 pub(crate) use berth_onnx::small as onnx;
 pub(crate) use host::Host;
@@ -61,10 +61,18 @@ pub(crate) fn beside(host: &Host, request: &Request, work: impl FnOnce(&dyn Fn()
     });
 }
 
-/// Numbers that look random and are the same in every run.
+/// Numbers that look random and are the same for the same seed.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
+    /// Others in every run, unless `BERTH_SEED` says which. A test that fails shows the seed.
+    pub(crate) fn seeded() -> Self {
+        let now = || UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+        let seed = std::env::var("BERTH_SEED").map_or_else(|_| now(), |seed| seed.parse().unwrap());
+        eprintln!("BERTH_SEED={seed}");
+        Self(seed.max(1))
+    }
+
     /// From 0 up to, not including, `below`.
     pub(crate) fn below(&mut self, below: u64) -> u64 {
         self.0 ^= self.0 << 13;
