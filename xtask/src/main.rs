@@ -5,6 +5,7 @@
 //! - [`test`], [`check`]: what continuous integration runs
 //! - [`demo`], [`load`]: the main job, shown and measured on a real host
 //! - [`bench`]: what the host adds to a request, measured by itself
+//! - [`fuzz`]: inputs that nobody thought of
 //! - [`workspace`]: folders, cargo, progress lines
 //! - [`host`], [`http`], [`traffic`], [`pictures`]: what demo and load stand on
 #![expect(clippy::print_stdout, reason = "a command-line program prints its results")]
@@ -13,6 +14,7 @@ mod bench;
 mod build;
 mod check;
 mod demo;
+mod fuzz;
 mod host;
 mod http;
 mod load;
@@ -44,6 +46,8 @@ enum Command {
     Bench(bench::Bench),
     /// Check formatting and lints
     Check,
+    /// Fuzz what reads input from outside: requests, endpoint files, components, host calls
+    Fuzz(fuzz::Fuzz),
     /// Set everything up, serve the digits example and change it under traffic
     Demo(demo::Demo),
     /// Measure a host under load while revisions change, and print the numbers
@@ -57,6 +61,7 @@ fn main() -> std::process::ExitCode {
         Command::Test(test) => test.run(),
         Command::Bench(bench) => bench.run(),
         Command::Check => check::run(),
+        Command::Fuzz(fuzz) => fuzz.run(),
         Command::Demo(demo) => demo.run(),
         Command::Load(load) => load.run(),
     };
