@@ -29,10 +29,9 @@ impl Build {
         add_target()?;
 
         say("building berth");
-        // Of the whole workspace, so that dependencies get the features that the tests need too and
+        // Of all default members, so that dependencies get the features that the tests need too and
         // are compiled once.
-        let berth =
-            ["build", "--release", "--workspace", "--bin", "berth", "--bin", "bench-native"];
+        let berth = ["build", "--release", "--bin", "berth", "--bin", "bench-native"];
         run(cargo().args(berth), "building berth")?;
 
         let plugins = metadata.components("plugins");

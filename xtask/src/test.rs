@@ -17,16 +17,18 @@ impl Test {
     pub(crate) fn run(&self) -> Result<()> {
         let built = build::for_tests()?;
         say("testing");
-        let mut test = cargo();
-        test.args(["test", "--release"]);
-        if !self
-            .arguments
-            .iter()
-            .any(|argument| argument == "-p" || argument.starts_with("--package"))
-        {
-            test.arg("--workspace");
+        let test = |packages: &[String]| {
+            let mut test = cargo();
+            test.args(["test", "--release"]).args(packages).args(&self.arguments);
+            run(test.envs(built.variables()), "cargo test")
+        };
+        // Those of the default members, which share what they depend on; then the plugins'.
+        test(&[])?;
+        if self.arguments.is_empty() {
+            let plugins = built.metadata.components("plugins");
+            let packages = plugins.into_iter().flat_map(|plugin| ["-p".into(), plugin.package]);
+            test(&packages.collect::<Vec<_>>())?;
         }
-        test.args(&self.arguments).envs(built.variables());
-        run(&mut test, "cargo test")
+        Ok(())
     }
 }

@@ -1,6 +1,9 @@
 //! Bodies of requests, read whole within bounds: of each, of all together, and of time.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
@@ -66,8 +69,12 @@ impl Bodies {
 
     /// Reads a body, or says why not.
     pub(crate) async fn read(&self, body: Body) -> Result<Held, BodyError> {
-        let read = tokio::time::timeout(TIME, self.collect(body)).await;
-        read.unwrap_or(Err(BodyError::TooSlow))
+        let mut read = pin!(self.collect(body));
+        // Most bodies are there already, and need no timer.
+        if let Poll::Ready(held) = poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
+            return held;
+        }
+        tokio::time::timeout(TIME, read).await.unwrap_or(Err(BodyError::TooSlow))
     }
 
     async fn collect(&self, mut body: Body) -> Result<Held, BodyError> {

@@ -54,9 +54,9 @@ impl IntoResponse for ControlFailure {
             ControlError::Store(StoreError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
             ControlError::Store(_)
             | ControlError::Host(_)
-            | ControlError::Plugin { source: LoadError::Cache(_) | LoadError::Compiler(_), .. } => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            | ControlError::Plugin {
+                source: LoadError::Cache(_) | LoadError::Compiler(_), ..
+            } => StatusCode::INTERNAL_SERVER_ERROR,
             ControlError::Spec(_)
             | ControlError::Reference(_)
             | ControlError::Plugin { .. }

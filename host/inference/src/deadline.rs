@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use berth_tensor::Tensor;
+use crossbeam_queue::ArrayQueue;
 use tokio::sync::oneshot;
 
 use crate::InferenceError;
@@ -21,6 +22,7 @@ pub(crate) type Answer = Result<Vec<Tensor>, InferenceError>;
 pub(crate) struct Ticket {
     pub(crate) stop: Stop,
     dead: AtomicBool,
+    ended: AtomicBool,
     reply: Mutex<Option<oneshot::Sender<Answer>>>,
 }
 
@@ -28,12 +30,18 @@ impl Ticket {
     /// A ticket whose first answer goes to `reply`.
     pub(crate) fn new(reply: Option<oneshot::Sender<Answer>>) -> Result<Arc<Self>, InferenceError> {
         let stop = Stop::new().map_err(InferenceError::Runtime)?;
-        Ok(Arc::new(Self { stop, dead: AtomicBool::new(false), reply: Mutex::new(reply) }))
+        let (dead, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Arc::new(Self { stop, dead, ended, reply: Mutex::new(reply) }))
     }
 
     /// Whether nobody waits for the answer any more, or its time is up.
     pub(crate) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Acquire)
+    }
+
+    /// The run has come to its end: there is nothing left to stop.
+    pub(crate) fn ended(&self) {
+        self.ended.store(true, Ordering::Release);
     }
 
     /// Ends the run, or keeps it from beginning.
@@ -57,6 +65,8 @@ pub(crate) struct Watched<'a> {
     deadlines: &'a Deadlines,
     key: (Instant, u64),
     ticket: Arc<Ticket>,
+    /// Whether no executor was given the ticket too.
+    lone: bool,
 }
 
 impl std::ops::Deref for Watched<'_> {
@@ -69,15 +79,26 @@ impl std::ops::Deref for Watched<'_> {
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
-        lock(&self.deadlines.shared.state).pending.remove(&self.key);
-        self.ticket.kill();
+        let ours = lock(&self.deadlines.shared.state).pending.remove(&self.key).is_some();
+        if !self.ticket.ended.swap(false, Ordering::AcqRel) {
+            self.ticket.kill();
+        } else if ours && self.lone {
+            // Nobody else has it any more, nor has it been stopped. When there are enough, it goes.
+            let _ = self.deadlines.spare.push(Arc::clone(&self.ticket));
+        }
     }
 }
 
 /// The deadlines of all runs of a runtime, and the thread that watches them.
 pub(crate) struct Deadlines {
     shared: Arc<Shared>,
+    /// Tickets of runs that have ended on their caller's thread: making one takes a tenth of a
+    /// small run.
+    spare: ArrayQueue<Arc<Ticket>>,
 }
+
+/// The most tickets kept for the next runs.
+const SPARE: usize = 64;
 
 #[derive(Default)]
 struct Shared {
@@ -101,7 +122,15 @@ impl Deadlines {
         std::thread::Builder::new()
             .name("berth-deadlines".to_owned())
             .spawn(move || watch(&watched))?;
-        Ok(Self { shared })
+        Ok(Self { shared, spare: ArrayQueue::new(SPARE) })
+    }
+
+    /// Watches a run on the caller's thread: at `deadline` it is stopped.
+    pub(crate) fn watch_here(&self, deadline: Instant) -> Result<Watched<'_>, InferenceError> {
+        let ticket = self.spare.pop().map_or_else(|| Ticket::new(None), Ok)?;
+        let mut watched = self.watch(deadline, ticket);
+        watched.lone = true;
+        Ok(watched)
     }
 
     /// Watches a run: at `deadline` it is stopped and answered with a timeout.
@@ -116,7 +145,7 @@ impl Deadlines {
             self.shared.sooner.notify_one();
         }
         drop(state);
-        Watched { deadlines: self, key, ticket }
+        Watched { deadlines: self, key, ticket, lone: false }
     }
 }
 

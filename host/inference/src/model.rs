@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use berth_tensor::{DataType, NamedTensor, Tensor, TensorType};
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
 
 use crate::deadline::{Answer, Ticket};
@@ -52,9 +53,12 @@ pub struct Model {
 
 /// What is asked of a session, by index.
 struct Plan {
-    inputs: Vec<usize>,
-    outputs: Vec<usize>,
+    inputs: Few<usize>,
+    outputs: Few<usize>,
 }
+
+/// What is mostly few, and then needs no allocation.
+pub(crate) type Few<T> = SmallVec<[T; 4]>;
 
 impl Model {
     pub(crate) fn new(name: &str, session: Session, bytes: u64, lanes: Arc<Lanes>) -> Self {
@@ -139,8 +143,8 @@ impl Model {
         let invalid = |input: &str, problem: String| {
             Err(InferenceError::InvalidInput { input: input.to_owned(), problem })
         };
-        let mut given = vec![false; types.len()];
-        let mut order = Vec::with_capacity(inputs.len());
+        let mut given: Few<bool> = smallvec![false; types.len()];
+        let mut order = Few::with_capacity(inputs.len());
         for NamedTensor { name, tensor } in inputs {
             let Some(&index) = self.input_index.get(name.as_str()) else {
                 let known: Vec<_> = types.iter().map(|ty| ty.name.as_str()).collect();
@@ -170,7 +174,7 @@ impl Model {
     }
 
     fn run_here(&self, inputs: &[NamedTensor], plan: Plan, deadline: Instant) -> Answer {
-        let watched = self.lanes.deadlines.watch(deadline, Ticket::new(None)?);
+        let watched = self.lanes.deadlines.watch_here(deadline)?;
         let tensors = inputs.iter().map(|input| &input.tensor);
         run(&self.session, &self.pace, &plan, tensors, &watched)
     }
@@ -206,9 +210,10 @@ fn run<'a>(
     tensors: impl Iterator<Item = &'a Tensor>,
     ticket: &Ticket,
 ) -> Answer {
-    let inputs: Vec<_> = plan.inputs.iter().copied().zip(tensors).collect();
+    let inputs: Few<_> = plan.inputs.iter().copied().zip(tensors).collect();
     let start = Instant::now();
     let answer = session.run(&inputs, &plan.outputs, &ticket.stop);
+    ticket.ended();
     // What fails by itself may do so early, and says nothing of the others.
     if answer.is_ok() || ticket.is_dead() {
         pace.note(size(inputs.iter().map(|&(_, tensor)| tensor)), start.elapsed());

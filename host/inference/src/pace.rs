@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use berth_tensor::Tensor;
 
-use crate::deadline::{Deadlines, Ticket};
+use crate::deadline::Deadlines;
 use crate::onnxruntime::session::Session;
 
 /// A run that is expected to take less stays on its caller's thread: handing it over would cost
@@ -79,8 +79,8 @@ fn warm_up(session: &Arc<Session>, deadlines: &Deadlines) -> Result<(Duration, u
     let begin = Instant::now();
     while shortest == Duration::MAX || (begin.elapsed() < ENOUGH && begin.elapsed() < 20 * shortest)
     {
-        let ticket = Ticket::new(None).map_err(|error| error.to_string())?;
-        let watched = deadlines.watch(Instant::now() + WARM_UP, ticket);
+        let watched = deadlines.watch_here(Instant::now() + WARM_UP);
+        let watched = watched.map_err(|error| error.to_string())?;
         let start = Instant::now();
         session.run(&inputs, &outputs, &watched.stop)?;
         shortest = shortest.min(start.elapsed());

@@ -75,7 +75,9 @@ pub fn tensor(element: i64, shape: Option<&[i64]>) -> Message {
     };
     let ty = Message::default().number(1, element);
     let ty = match shape {
-        Some(shape) => ty.bytes(2, Message::default().each(1, shape.iter().enumerate().map(dimension))),
+        Some(shape) => {
+            ty.bytes(2, Message::default().each(1, shape.iter().enumerate().map(dimension)))
+        }
         None => ty,
     };
     Message::default().bytes(1, ty)

@@ -27,8 +27,7 @@ pub(crate) fn measure(built: &Built) -> Result<Vec<Measured>> {
     // What is there is of another run.
     let _ = fs::remove_dir_all(&results);
     let mut bench = cargo();
-    // The whole workspace, so that dependencies are compiled once for this and the tests.
-    bench.args(["bench", "--workspace"]);
+    bench.arg("bench");
     for name in BENCHMARKS {
         bench.args(["--bench", name]);
     }

@@ -11,10 +11,12 @@ use ort::AsPointer;
 use ort::session::{RunOptions, builder::GraphOptimizationLevel};
 use ort::sys;
 use ort::value::{Outlet, ValueType};
+use smallvec::smallvec;
 
 use super::library::Library;
 use super::value::{self, Lent, Value};
 use super::{check, one_line};
+use crate::model::Few;
 
 /// Why a model cannot be opened. Every message names the model and its file.
 #[derive(Debug, thiserror::Error)]
@@ -163,13 +165,13 @@ impl Session {
         let lent = inputs
             .iter()
             .map(|(_, tensor)| Lent::new(tensor, &self.library.memory))
-            .collect::<Result<Vec<_>, _>>()?;
-        let values: Vec<_> = lent.iter().map(Lent::pointer).collect();
-        let input_names: Vec<_> =
+            .collect::<Result<Few<_>, _>>()?;
+        let values: Few<_> = lent.iter().map(Lent::pointer).collect();
+        let input_names: Few<_> =
             inputs.iter().map(|&(index, _)| self.input_names[index].as_ptr()).collect();
-        let output_names: Vec<_> =
+        let output_names: Few<_> =
             outputs.iter().map(|&index| self.output_names[index].as_ptr()).collect();
-        let mut results = vec![ptr::null_mut(); outputs.len()];
+        let mut results: Few<_> = smallvec![ptr::null_mut(); outputs.len()];
         // SAFETY: every pointer is valid for the call and every length is that of its array. The
         // session is used by shared reference: `Run` is documented as callable from many threads at
         // once (`InferenceSession::Run` in ONNX Runtime's source), and that holds for the CPU
@@ -188,7 +190,7 @@ impl Session {
         });
         // Taken over before anything can fail, so that none is left behind.
         // SAFETY: `Run` has handed over what it wrote, and wrote nothing where the pointer is null.
-        let results: Vec<_> =
+        let results: Few<_> =
             results.into_iter().map(|result| unsafe { Value::from_raw(result) }).collect();
         ran?;
         let missing = |index: usize| format!("output {:?} has no value", self.outputs[index].name);
