@@ -10,6 +10,7 @@
 //! - [`guests`]: every guest has a test
 //! - [`host_calls`]: host calls with arguments that no SDK gives
 //! - [`overload`]: more than the host takes on at once
+//! - [`pictures`]: pictures of every kind, against Pillow and numpy
 //! - [`policies`]: policies and routers that fail
 //! - [`processors`]: processors that fail, and what the others see
 //! - [`protocol`]: the data port, and what it refuses
@@ -32,6 +33,7 @@ mod embeddings;
 mod guests;
 mod host_calls;
 mod overload;
+mod pictures;
 mod policies;
 mod processors;
 mod protocol;

@@ -44,26 +44,29 @@ pub(crate) fn parts<'a>(body: &'a [u8], boundary: &str) -> Result<Vec<Part<'a>>,
     let cut = || format!("the {FORM} body ends early");
     let separator = format!("\r\n--{boundary}");
     let separator = separator.as_bytes();
-    let mut rest = match body.strip_prefix(&separator[2..]) {
-        Some(rest) => rest,
-        None => find(body, separator).map(|(_, rest)| rest).ok_or_else(|| {
-            format!("the body holds no part that begins with the boundary `{boundary}`")
-        })?,
+    let start = match body.starts_with(&separator[2..]) {
+        true => Some(separator.len() - 2),
+        false => find(body, separator).map(|at| at + separator.len()),
     };
+    let start = start.ok_or_else(|| {
+        format!("the body holds no part that begins with the boundary `{boundary}`")
+    })?;
+    let mut rest = &body[start..];
     let mut parts = Vec::new();
     while !rest.starts_with(b"--") {
         if parts.len() == PICTURES {
             return Err(format!("the body holds more than {PICTURES} pictures"));
         }
-        // The line of the separator may end in white space; then come lines, and an empty one.
-        let (_, head) = find(&rest[..rest.len().min(HEAD)], b"\r\n").ok_or_else(cut)?;
-        let head = &rest[rest.len().min(HEAD) - head.len() - 2..];
-        let (lines, content) = find(&head[..head.len().min(HEAD)], b"\r\n\r\n")
-            .map(|(lines, _)| (lines, &head[lines.len() + 4..]))
+        // White space may follow the separator; then come lines, each after a break, and an empty
+        // one.
+        let within = |bytes: &'a [u8]| &bytes[..bytes.len().min(HEAD)];
+        let head = &rest[find(within(rest), b"\r\n").ok_or_else(cut)?..];
+        let end = find(within(head), b"\r\n\r\n")
             .ok_or_else(|| format!("part {} has no head that ends", parts.len() + 1))?;
-        let (content, after) = find(content, separator).ok_or_else(cut)?;
-        parts.push(Part { name: file_name(lines), content });
-        rest = after;
+        let (lines, content) = (&head[..end], &head[end + 4..]);
+        let end = find(content, separator).ok_or_else(cut)?;
+        parts.push(Part { name: file_name(lines), content: &content[..end] });
+        rest = &content[end + separator.len()..];
     }
     if parts.is_empty() {
         return Err("the body holds no picture".to_owned());
@@ -71,10 +74,9 @@ pub(crate) fn parts<'a>(body: &'a [u8], boundary: &str) -> Result<Vec<Part<'a>>,
     Ok(parts)
 }
 
-/// What lies before and after the first occurrence.
-fn find<'a>(bytes: &'a [u8], wanted: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
-    let at = bytes.windows(wanted.len()).position(|window| window == wanted)?;
-    Some((&bytes[..at], &bytes[at + wanted.len()..]))
+/// Where it first occurs.
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window[0] == wanted[0] && window == wanted)
 }
 
 fn file_name(head: &[u8]) -> String {
@@ -113,6 +115,7 @@ mod tests {
             "preamble\r\n--xx  \r\ncontent-disposition: form-data; FileName=b\r\n\r\n1\r\n--xx\r\nX: y\r\n\r\n\r\n--xx--",
             Ok(&[("b", "1"), ("", "")]),
         );
+        check("--xx\r\n\r\n1\r\n--xx--", Ok(&[("", "1")]));
         check("--xx\r\nA: b\r\n\r\n--x\r\n-xx\r\n--xx--", Ok(&[("", "--x\r\n-xx")]));
         check(&one[..one.len() - 12], Err("ends early"));
         check("--xx\r\nA: b\r\n", Err("no head"));

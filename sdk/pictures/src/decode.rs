@@ -150,3 +150,62 @@ pub(crate) fn drop_alpha(bytes: &mut Vec<u8>, stride: usize) {
     }
     bytes.truncate(pixels * kept);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A PNG of 5 by 3 pixels, RGBA of 16 bits.
+    fn encoded() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut encoder = ::png::Encoder::new(&mut bytes, 5, 3);
+        encoder.set_color(::png::ColorType::Rgba);
+        encoder.set_depth(::png::BitDepth::Sixteen);
+        let pixels = [10, 99, 20, 99, 30, 99, 40, 99].repeat(15);
+        encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+        bytes
+    }
+
+    fn refuse(bytes: &[u8], max_pixels: u64, part: &str) {
+        let error = Picture::decode(bytes, Channels::Rgb, max_pixels).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+
+    #[test]
+    fn pictures_are_decoded_or_refused() {
+        let bytes = encoded();
+        let picture = Picture::decode(&bytes, Channels::Rgb, 15).unwrap();
+        let expected = Picture::from_pixels(5, 3, Channels::Rgb, [10, 20, 30].repeat(15));
+        assert_eq!(picture, expected.unwrap());
+        let grey = Picture::decode(&bytes, Channels::Grey, 15).unwrap();
+        assert_eq!(grey, Picture::from_pixels(5, 3, Channels::Grey, vec![18; 15]).unwrap());
+        refuse(&bytes, 14, "5 x 3 pixels; at most 14");
+        refuse(&bytes[..bytes.len() / 2], 15, "the PNG cannot be read");
+        refuse(&bytes[..10], 15, "the PNG cannot be read");
+        refuse(&[0xff, 0xd8, 0xff], 15, "the JPEG cannot be read");
+        refuse(b"RIFF\x10\0\0\0WEBPVP8 ", 15, "the WebP cannot be read");
+        refuse(b"GIF89a", 15, "no JPEG, PNG or WebP");
+        refuse(b"", 15, "no JPEG, PNG or WebP");
+    }
+
+    #[test]
+    fn the_header_tells_what_is_too_large() {
+        for (width, height) in [(60_000u32, 60_000u32), (70_000, 1)] {
+            let mut bytes = encoded();
+            bytes[16..20].copy_from_slice(&width.to_be_bytes());
+            bytes[20..24].copy_from_slice(&height.to_be_bytes());
+            let sum = crc(&bytes[12..29]);
+            bytes[29..33].copy_from_slice(&sum.to_be_bytes());
+            refuse(&bytes, 1 << 24, &format!("{width} x {height} pixels; at most 16777216"));
+        }
+    }
+
+    /// The checksum of a part of a PNG.
+    fn crc(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0u32, |sum, &byte| {
+            (0..8).fold(sum ^ u32::from(byte), |sum, _| {
+                if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 }
+            })
+        })
+    }
+}

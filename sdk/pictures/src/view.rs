@@ -215,3 +215,85 @@ impl Steps {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::orientation::Orientation;
+
+    fn view(width: usize, height: usize, channels: Channels, layout: Layout) -> View {
+        let count = channels.count();
+        View {
+            width,
+            height,
+            channels,
+            layout,
+            fit: Fit::Stretch,
+            antialias: true,
+            element: Element::Uint8,
+            factors: vec![1.0; count],
+            offsets: vec![0.0; count],
+        }
+    }
+
+    fn grey(width: usize, height: usize, bytes: &[u8]) -> Picture {
+        Picture::from_pixels(width, height, Channels::Grey, bytes.to_vec()).unwrap()
+    }
+
+    fn rgb(width: usize, height: usize, bytes: &[u8]) -> Picture {
+        Picture::from_pixels(width, height, Channels::Rgb, bytes.to_vec()).unwrap()
+    }
+
+    fn check(picture: &Picture, view: &View, expected: &[u8]) {
+        let mut values = vec![0; view.size()];
+        picture.write(view, &mut values);
+        assert_eq!(values, expected, "{view:?}");
+    }
+
+    #[test]
+    fn pictures_become_values() {
+        use Channels::{Grey, Rgb};
+        use Layout::{Nchw, Nhwc};
+        let colours = rgb(2, 1, &[1, 2, 3, 4, 5, 6]);
+        check(&colours, &view(2, 1, Rgb, Nhwc), &[1, 2, 3, 4, 5, 6]);
+        check(&colours, &view(2, 1, Rgb, Nchw), &[1, 4, 2, 5, 3, 6]);
+        check(&grey(2, 2, &[0, 16, 128, 255]), &view(2, 2, Grey, Nchw), &[0, 16, 128, 255]);
+        check(&grey(1, 1, &[7]), &view(1, 1, Rgb, Nchw), &[7; 3]);
+        check(&grey(40, 40, &[255; 1600]), &view(7, 3, Grey, Nchw), &[255; 21]);
+        check(&grey(1, 1, &[50]), &view(2, 2, Grey, Nchw), &[50; 4]);
+        check(&rgb(40, 40, &[255; 4800]), &view(3, 7, Rgb, Nhwc), &[255; 63]);
+        let middle = View { fit: Fit::Crop(2), ..view(2, 2, Grey, Nchw) };
+        check(&grey(4, 2, &[1, 2, 3, 4, 5, 6, 7, 8]), &middle, &[2, 3, 6, 7]);
+        check(&grey(2, 4, &[1, 2, 3, 4, 5, 6, 7, 8]), &middle, &[3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn the_picture_is_turned_the_right_way_up() {
+        let check = |transposed, mirrored, upside_down, expected: &[u8]| {
+            let orientation = Orientation { transposed, mirrored, upside_down };
+            let picture = Picture { orientation, ..grey(3, 2, &[1, 2, 3, 4, 5, 6]) };
+            let (width, height) = if transposed { (2, 3) } else { (3, 2) };
+            check(&picture, &view(width, height, Channels::Grey, Layout::Nchw), expected);
+        };
+        check(false, true, false, &[3, 2, 1, 6, 5, 4]);
+        check(false, false, true, &[4, 5, 6, 1, 2, 3]);
+        check(true, false, false, &[1, 4, 2, 5, 3, 6]);
+        check(true, true, false, &[4, 1, 5, 2, 6, 3]);
+        check(true, true, true, &[6, 3, 5, 2, 4, 1]);
+    }
+
+    #[test]
+    fn values_are_scaled_by_channel_and_encoded() {
+        let scaled = |element| View {
+            element,
+            factors: vec![1.0, 0.5, 2.0],
+            offsets: vec![0.0, -1.0, 1.0],
+            ..view(1, 1, Channels::Rgb, Layout::Nchw)
+        };
+        let picture = rgb(1, 1, &[10, 10, 10]);
+        check(&picture, &scaled(Element::Uint8), &[10, 4, 21]);
+        check(&picture, &scaled(Element::Fp32), &[10f32, 4.0, 21.0].map(f32::to_le_bytes).concat());
+        let halves = [10.0, 4.0, 21.0].map(|value| f16::from_f32(value).to_le_bytes()).concat();
+        check(&picture, &scaled(Element::Fp16), &halves);
+    }
+}
