@@ -73,7 +73,7 @@ pub(crate) struct Serve {
     /// The most that the host holds for a processor's call in tensors and answers, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     processor_host: u64,
-    /// The most CPU time of compiling one component, in seconds; by the clock twice as long.
+    /// The most CPU time of compiling one component, in seconds; by the clock four times as long.
     #[arg(long, value_name = "S", default_value_t = CompileLimits::default().cpu.as_secs())]
     compile_cpu: u64,
     /// The most memory of compiling one component, in MiB.

@@ -159,7 +159,8 @@ fn compile_apart(
     compiled
 }
 
-/// Waits for a compiling process to end well, and no longer than twice the CPU time it may take.
+/// Waits for a compiling process to end well, and no longer than four times the CPU time that it
+/// may take: it stands back where others want the cores.
 fn run(mut command: Command, limits: CompileLimits) -> Result<(), LoadError> {
     let mut child = command.stderr(Stdio::piped()).spawn().map_err(LoadError::Compiler)?;
     let (said, heard) = mpsc::channel();
@@ -176,7 +177,7 @@ fn run(mut command: Command, limits: CompileLimits) -> Result<(), LoadError> {
             })
             .map_err(LoadError::Compiler)?;
     }
-    let most = 2 * limits.cpu;
+    let most = 4 * limits.cpu;
     let said = heard.recv_timeout(most);
     if said.is_err() {
         // It may have ended just now, which is as good.

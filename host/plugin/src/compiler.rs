@@ -15,8 +15,8 @@ pub const COMPILE_COMMAND: &str = "compile-component";
 /// What one compilation may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompileLimits {
-    /// CPU time of all its threads together, in whole seconds. By the clock it may take twice as
-    /// long.
+    /// CPU time of all its threads together, in whole seconds. By the clock it may take four
+    /// times as long.
     pub cpu: Duration,
     /// Bytes of memory.
     pub memory: u64,

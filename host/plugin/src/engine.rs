@@ -1,5 +1,6 @@
 //! The two engines, their limits and the clock that interrupts guests.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -13,6 +14,7 @@ use wasmtime::{
 use crate::compiler::CompileLimits;
 use crate::policy::PolicyState;
 use crate::state::State;
+use crate::trap::FRAMES;
 use crate::wasi;
 use crate::{assets, bindings, exchange, model, nn};
 
@@ -146,6 +148,7 @@ fn base_config() -> Config {
         .wasm_memory64(false)
         .wasm_multi_memory(false)
         .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(FRAMES))
         .max_wasm_stack(512 << 10);
     config
 }

@@ -34,7 +34,10 @@ const LINE: usize = 4 << 10;
 /// One line of at most 4 KiB: what could look like another line is made visible.
 pub(crate) fn one_line(message: &str) -> String {
     let kept = cut(message, LINE).chars();
-    kept.map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+    let mut line: String =
+        kept.map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
+    line.truncate(line.floor_char_boundary(LINE));
+    line
 }
 
 /// The first whole characters of a text, in at most so many bytes.
@@ -73,6 +76,7 @@ mod tests {
     fn a_line_is_one_line_of_bounded_length() {
         let line = "é".repeat(LINE);
         assert_eq!(one_line(&line).len(), LINE);
+        assert_eq!(one_line(&"\n".repeat(LINE)).len(), LINE / 3 * 3);
         assert_eq!(one_line("short\tline"), "short\tline");
         assert_eq!(
             one_line("first\n2026 ERROR forged\u{1b}[31m"),

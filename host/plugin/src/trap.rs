@@ -7,6 +7,9 @@ use wasmtime_wasi::I32Exit;
 
 use crate::guest_log::{cut, one_line};
 
+/// Functions of a stack that are shown, the innermost first: a panic is a dozen of them already.
+pub(crate) const FRAMES: usize = 32;
+
 /// The longest name of a function that is shown, in bytes.
 const FUNCTION: usize = 256;
 
@@ -58,7 +61,7 @@ pub(crate) fn describe(error: &wasmtime::Error, memory: Option<u64>, said: Strin
     };
     let mut stack = String::new();
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-        for frame in backtrace.frames().iter().take(16) {
+        for frame in backtrace.frames() {
             let name = frame
                 .func_name()
                 .map_or_else(|| format!("function {}", frame.func_index()), demangled);
