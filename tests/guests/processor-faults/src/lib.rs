@@ -43,7 +43,7 @@ enum Mode {
     Stack,
     /// Calls itself without end, with nothing in its memory.
     DeepStack,
-    /// Asks for the time that is left until there is none: what sleeping comes to without a clock.
+    /// Asks for the time that is left again and again: what sleeping comes to without a clock.
     Poll,
     /// Hands the host a million lists that are all the same 8 MiB.
     Lifting,
@@ -155,10 +155,9 @@ impl Faults {
             Mode::Memory => hoard(|| Ok(vec![1u8; 1 << 20])),
             Mode::Stack => Err(Error::plugin(deeper(1))),
             Mode::DeepStack => Err(Error::plugin(deeper_still(1))),
-            Mode::Poll => {
-                while !request.remaining().is_zero() {}
-                Ok(())
-            }
+            Mode::Poll => loop {
+                black_box(request.remaining());
+            },
             Mode::Lifting => {
                 lift_overlapping();
                 Ok(())
