@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use berth_inference::{Runtime, RuntimeOptions};
 use berth_plugin::{
-    Bindings, Body, BoundModel, Call, EngineOptions, Engines, Level, Processor, ProcessorLimits,
+    Bindings, Body, BoundModel, Call, CompileLimits, EngineOptions, Engines, Level, Processor, ProcessorLimits,
     Reply, Request, Sink,
 };
 use berth_tensor::Digest;
@@ -89,7 +89,13 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
         host_bytes: HOST_BYTES,
     };
     let cache = folder.path().join("compiled");
-    let engines = Engines::new(EngineOptions { cache, max_instances: 4, limits });
+    let engines = Engines::new(EngineOptions {
+        cache,
+        max_instances: 4,
+        limits,
+        compiler: told("BERTH_BIN"),
+        compile_limits: CompileLimits::default(),
+    });
     let engines = engines.expect("the engines start");
     let guest = std::fs::read(told("BERTH_GUESTS").join("host-calls.wasm")).expect("the guest");
     let compiled = engines.compile(&Digest::of(&guest), &guest).expect("the guest compiles");

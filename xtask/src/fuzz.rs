@@ -49,7 +49,7 @@ impl Fuzz {
                 fuzz.arg(format!("-max_total_time={}", self.seconds));
                 fuzz.args(["-timeout=20", "-print_final_stats=1"]);
             }
-            fuzz.envs(built.clone());
+            fuzz.envs(built.variables());
             run(&mut fuzz, &format!("cargo fuzz of {target}"))?;
         }
         Ok(())
