@@ -114,3 +114,48 @@ fn an_endpoint_cannot_take_every_instance() {
         assert!(statuses.starts_with(&[503]) && statuses.ends_with(&[504]), "{statuses:?}");
     });
 }
+
+/// Twelve clients on four instances, first while their bodies trickle in, then while they do not
+/// take their answers.
+#[test]
+fn a_slow_client_holds_no_instance() {
+    const SLOW: usize = 12;
+    const LARGE: usize = 8 << 20;
+    let host = Host::start_with(&["--max-instances", "4"]);
+    host.push("plugin", "probe", &guest("probe"));
+    host.push_model("adder", &onnx::adder(1.0));
+    let main = variant("main", "probe@1", "default = \"adder@1\"", "mode = \"body\"");
+    host.apply(&format!("name = \"echo\"\n{main}"));
+    let quick = Request::invoke("echo", "x");
+    let others_are_served = || {
+        let mut connection = host.connect();
+        for _ in 0..20 {
+            let answer = connection.send(&quick).unwrap();
+            assert_eq!((answer.status, &*answer.body), (200, &b"x"[..]), "{}", answer.text());
+        }
+    };
+    let slow = Request::invoke("echo", vec![7; LARGE]);
+    let head = Request::new("POST", "/v2/models/echo/invoke");
+    let head = head.header("content-length", &LARGE.to_string());
+    let mut clients: Vec<_> = (0..SLOW).map(|_| host.connect()).collect();
+    for client in &mut clients {
+        client.begin(&head).unwrap();
+        client.write(&[7; LARGE / 2]).unwrap();
+    }
+    others_are_served();
+    for client in &mut clients {
+        client.write(&[7; LARGE / 2]).unwrap();
+        let answer = client.answer().unwrap();
+        assert_eq!((answer.status, answer.body.len()), (200, LARGE), "{}", answer.text());
+    }
+    // Every answer is larger than what the system takes from the host on its way to a client.
+    for client in &mut clients {
+        client.start(&slow).unwrap();
+        assert!(client.has_begun().unwrap());
+    }
+    others_are_served();
+    for client in &mut clients {
+        let answer = client.answer().unwrap();
+        assert_eq!((answer.status, answer.body.len()), (200, LARGE), "{}", answer.text());
+    }
+}

@@ -1,12 +1,13 @@
 //! The text of an endpoint file.
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use berth_serving::EndpointSpec;
+use toml::Value;
 
-/// Reads an endpoint file; what does not fit is named with its line.
+/// Reads an endpoint file; what does not fit is named with its line or its key.
 pub(crate) fn parse(text: &str) -> anyhow::Result<EndpointSpec> {
     // The parser's message shows the line, with its key, over several lines.
-    toml::from_str(text).map_err(|error| {
+    let wrong = |error: toml::de::Error| {
         let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
         let key = error
             .span()
@@ -15,7 +16,24 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<EndpointSpec> {
         let place = line.map_or_else(String::new, |line| format!("line {line}: "));
         let at = key.map_or_else(String::new, |key| format!(" (at {key})"));
         anyhow!("{place}{}{at}", error.message())
-    })
+    };
+    let spec = toml::from_str(text).map_err(wrong)?;
+    in_json("", &Value::Table(toml::from_str(text).map_err(wrong)?))?;
+    Ok(spec)
+}
+
+/// Refuses what TOML can say and JSON, in which the file goes to the host, cannot.
+fn in_json(key: &str, value: &Value) -> anyhow::Result<()> {
+    match value {
+        Value::Datetime(_) => bail!("{key}: {value} has no JSON form: write it in quotes"),
+        Value::Float(number) if !number.is_finite() => bail!("{key}: {value} has no JSON form"),
+        Value::Array(items) => items.iter().try_for_each(|item| in_json(key, item)),
+        Value::Table(table) => table.iter().try_for_each(|(inner, value)| match key {
+            "" => in_json(inner, value),
+            _ => in_json(&format!("{key}.{inner}"), value),
+        }),
+        Value::String(_) | Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -30,6 +48,14 @@ mod tests {
             ("name = \"D\"\nvariants = []\n", &["line 1", "\"D\" is no name"]),
             ("name = \n", &["line 1"]),
             ("variants = []\n", &["missing field `name`"]),
+            (
+                "name = \"d\"\nvariants = [{ name = \"m\", config = { a = [2026-01-01] } }]\n",
+                &["variants.config.a: 2026-01-01 has no JSON form: write it in quotes"],
+            ),
+            (
+                "name = \"d\"\nvariants = [{ name = \"m\", config = { a.b = nan } }]\n",
+                &["variants.config.a.b: nan has no JSON form"],
+            ),
         ] {
             let message = parse(text).unwrap_err().to_string();
             assert!(parts.iter().all(|part| message.contains(part)), "{message}");

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -21,7 +21,7 @@ use crate::bindings::policy::exports::berth::plugin::evaluating;
 use crate::bindings::processor::ProcessorPre;
 use crate::compiler::{COMPILE_COMMAND, CompileLimits};
 use crate::engine::Engines;
-use crate::inspect::{Inspection, Kind, LoadError, inspect};
+use crate::inspect::{CACHE, Inspection, Kind, LoadError, inspect};
 
 /// The largest component that is compiled, in bytes.
 pub const COMPONENT_SIZE: usize = 64 << 20;
@@ -205,8 +205,13 @@ fn verdict(status: ExitStatus, said: &str, limits: CompileLimits) -> Result<(), 
             Err(too_costly(memory, "--compile-memory"))
         }
         (Some(1), _) => {
-            Err(LoadError::Refused(last.strip_prefix("berth: ").unwrap_or(last).to_owned()))
+            let said = last.strip_prefix("berth: ").unwrap_or(last);
+            Err(match said.strip_prefix(CACHE) {
+                Some(problem) => LoadError::Cache(io::Error::other(problem)),
+                None => LoadError::Refused(said.to_owned()),
+            })
         }
+        (_, Some(libc::SIGXFSZ)) => Err(io::Error::from_raw_os_error(libc::EFBIG).into()),
         _ => Err(LoadError::Compile(format!("the compiler ended with {status}: {last:?}"))),
     }
 }

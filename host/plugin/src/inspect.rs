@@ -75,6 +75,9 @@ pub struct Inspection {
     pub manifest: Manifest,
 }
 
+/// How the words of [`LoadError::Cache`] begin, also where another process says them.
+pub(crate) const CACHE: &str = "the cache of compiled code: ";
+
 /// Why a component is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -136,7 +139,7 @@ pub enum LoadError {
     #[error("the compiler cannot be run: {0}")]
     Compiler(std::io::Error),
     /// The compiled form could not be kept or read.
-    #[error("the cache of compiled code: {0}")]
+    #[error("{CACHE}{0}")]
     Cache(#[from] std::io::Error),
 }
 

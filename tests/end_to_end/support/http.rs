@@ -199,6 +199,11 @@ impl Connection {
         }
     }
 
+    /// Whether something of an answer has come.
+    pub(crate) fn has_begun(&mut self) -> io::Result<bool> {
+        Ok(!self.0.fill_buf()?.is_empty())
+    }
+
     fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         if self.0.read_line(&mut line)? == 0 {
