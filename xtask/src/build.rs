@@ -31,8 +31,8 @@ impl Build {
         say("building berth");
         // Of all default members, so that dependencies get the features that the tests need too and
         // are compiled once.
-        let berth = ["build", "--release", "--bin", "berth", "--bin", "bench-native"];
-        run(cargo().args(berth), "building berth")?;
+        let binaries = ["--bin", "berth", "--bin", "bench-native", "--bin", "bench-stages"];
+        run(cargo().args(["build", "--release"]).args(binaries), "building berth")?;
 
         let plugins = metadata.components("plugins");
         say(format!("building plugins: {}", names(&plugins)));

@@ -43,7 +43,10 @@ pub(crate) fn of_pictures(
     for first in (0..pictures).step_by(batch) {
         let mut data = vec![0; batch * size];
         for (at, data) in data.chunks_exact_mut(size).enumerate() {
-            picture(first + at)?.write(&plan.view, data);
+            let picture = picture(first + at)?;
+            berth_sdk::debug!("decoded");
+            picture.write(&plan.view, data);
+            berth_sdk::debug!("prepared");
         }
         let mut shape = plan.shape.clone();
         if plan.batches {
@@ -117,7 +120,10 @@ pub(crate) fn of_tensors(
 
 fn run(plan: &Plan, model: &Model, input: &Tensor, pictures: usize) -> Result<Vec<f32>, Error> {
     let output = plan.output.name.as_str();
-    let outputs = model.start(&[(&plan.input.name, input)], &[output])?.wait()?;
+    let inference = model.start(&[(&plan.input.name, input)], &[output])?;
+    berth_sdk::debug!("copied");
+    let outputs = inference.wait()?;
+    berth_sdk::debug!("inferred");
     let scores = outputs.get(output)?;
     let mut values = match scores.datatype() {
         DataType::Fp16 => {

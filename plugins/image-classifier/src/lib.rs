@@ -19,6 +19,9 @@
 //!   the tensor is the model's input, made ready and named as the model names it, or it is
 //!   `pixels`, UINT8 of shape [pictures, height, width, 1 or 3], which goes the way of a picture.
 //!
+//! At level debug a line tells when each stage is over: `decoded`, `prepared` (resized and scaled),
+//! `copied` to the host, `inferred`.
+//!
 //! The files:
 //!
 //! - `config`: the configuration as it is written

@@ -24,7 +24,7 @@ session = onnxruntime.InferenceSession(
 [model_output] = session.get_outputs()
 config = orjson.loads(os.environ.get("CONFIG", "{}"))
 if config:
-    width, height = config["width"], config["height"]
+    width, height, short = config["width"], config["height"], config["resize_short"]
     mean = np.array(config["mean"], np.float32)
     std = np.array(config["std"], np.float32)
     # (byte / 255 - mean) / std as one multiplication and one addition.
@@ -71,9 +71,16 @@ async def invoke(name: str, request: Request) -> Response:
         picture = Image.open(io.BytesIO(await request.body())).convert("RGB")
     except (OSError, ValueError) as error:
         raise HTTPException(400, str(error)) from error
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    values = np.asarray(picture).transpose(2, 0, 1) * factor + offset
-    [scores] = session.run(None, {model_input.name: values[np.newaxis]})
+    scale = short / min(picture.size)
+    whole = [round(side * scale) for side in picture.size]
+    left, upper = round((whole[0] - width) / 2), round((whole[1] - height) / 2)
+    # The part that is cut out is all that is resized.
+    box = (left / scale, upper / scale, (left + width) / scale, (upper + height) / scale)
+    picture = picture.resize((width, height), Image.Resampling.BILINEAR, box)
+    values = np.empty((1, 3, height, width), np.float32)
+    np.multiply(np.asarray(picture).transpose(2, 0, 1), factor, out=values[0])
+    values += offset
+    [scores] = session.run(None, {model_input.name: values})
     scores = scores[0]
     best = np.argsort(-scores)[:top]
     predictions = [

@@ -9,7 +9,7 @@ use crate::build::Built;
 use crate::workspace::{cargo, run, say};
 
 /// The benchmarks of the workspace that criterion runs.
-const BENCHMARKS: [&str; 1] = ["request_path"];
+const BENCHMARKS: [&str; 3] = ["request_path", "through_host", "ort_alone"];
 
 /// One benchmark.
 pub(crate) struct Measured {

@@ -36,12 +36,12 @@ pub(crate) fn all(folder: &Path) -> Result<[Job; 3]> {
     let pixels: Vec<f32> = (0..64).map(|at| ((at * 7) % 17) as f32).collect();
     let tensor = json!({"name": "input", "shape": [1, 64], "datatype": "FP32", "data": pixels});
     let digits = json!({"inputs": [tensor]}).to_string();
-    let file = root().join("tests/bench/picture.jpg");
+    let file = picture();
     let picture = fs::read(&file).with_context(|| format!("{} cannot be read", file.display()))?;
     let invoke = || Request::post("/v2/models/pictures/invoke", "image/jpeg", &picture);
-    // What torchvision's networks are trained on.
+    // What torchvision's networks are given.
     let config = json!({
-        "width": 224, "height": 224,
+        "width": 224, "height": 224, "resize": "crop", "resize_short": 256,
         "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "top": 5,
     });
     Ok([
@@ -74,6 +74,11 @@ pub(crate) fn all(folder: &Path) -> Result<[Job; 3]> {
             seconds: 1.0,
         },
     ])
+}
+
+/// The picture that is sent.
+pub(crate) fn picture() -> PathBuf {
+    root().join("tests/bench/picture.jpg")
 }
 
 fn write(folder: &Path, name: &str, network: impl FnOnce() -> Vec<u8>) -> Result<PathBuf> {

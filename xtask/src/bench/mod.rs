@@ -2,6 +2,7 @@
 //!
 //! - [`criterion`]: what the host adds to a request, in parts
 //! - [`jobs`], [`rivals`], [`compare`]: the same jobs by Berth, a native server and FastAPI
+//! - [`stages`]: where the time of a picture goes
 //! - [`endpoints`]: what endpoints cost that nobody asks
 //! - [`overload`]: more requests than can be answered
 //! - [`process`]: CPU time and memory of a server
@@ -18,6 +19,7 @@ mod process;
 mod python;
 mod report;
 mod rivals;
+mod stages;
 
 use anyhow::Result;
 
@@ -27,6 +29,7 @@ use crate::bench::endpoints::Endpoints;
 use crate::bench::jobs::Job;
 use crate::bench::overload::Overload;
 use crate::bench::rivals::Parts;
+use crate::bench::stages::Stages;
 use crate::build;
 
 /// Measures Berth by itself and against other servers, and writes docs/performance.md.
@@ -45,6 +48,8 @@ enum Part {
     Resnet18,
     /// The same JPEG into a network of 40 weights, against other servers
     MeanColour,
+    /// Where the time of a picture goes, in Berth and natively
+    Stages,
     /// A thousand endpoints: requests to one of them, and memory
     Endpoints,
     /// Three times as many requests as can be answered
@@ -57,6 +62,7 @@ enum Part {
 struct Results {
     jobs: [Job; 3],
     cells: Vec<Cell>,
+    stages: Vec<Stages>,
     endpoints: Option<Endpoints>,
     overload: Option<Overload>,
     parts: Vec<Measured>,
@@ -70,6 +76,7 @@ impl Bench {
         let mut results = Results {
             jobs: jobs::all(folder.path())?,
             cells: Vec::new(),
+            stages: Vec::new(),
             endpoints: None,
             overload: None,
             parts: Vec::new(),
@@ -78,6 +85,11 @@ impl Bench {
         for (part, job) in jobs.into_iter().zip(&results.jobs) {
             if wants(part) {
                 results.cells.extend(compare::compare(&parts, job)?);
+            }
+        }
+        if wants(Part::Stages) {
+            for job in &results.jobs[1..] {
+                results.stages.extend(stages::measure(&parts.built, job)?);
             }
         }
         if wants(Part::Endpoints) {

@@ -12,6 +12,7 @@ use crate::bench::compare::{Cell, ROUNDS, median, quantile};
 use crate::bench::criterion::Measured;
 use crate::bench::jobs::Job;
 use crate::bench::rivals::NAMES;
+use crate::bench::stages::{STAGES, Stages};
 use crate::bench::{Results, endpoints};
 use crate::workspace::{root, say};
 
@@ -181,6 +182,24 @@ pub(crate) fn tables(results: &Results) -> String {
             let _ =
                 writeln!(text, "## {}: {}\n\n{}", job.name, job.title, of_job(results, job.name));
         }
+    }
+    if !results.stages.is_empty() {
+        let mut head = vec!["job", "server"];
+        head.extend(STAGES);
+        head.push("together");
+        let mut table = Table::new(&head);
+        for Stages { job, rival, micros } in &results.stages {
+            let times = micros.iter().copied().chain([micros.iter().sum()]);
+            let times = times.map(|micros| format!("{micros:.0}"));
+            table.row([(*job).to_owned(), (*rival).to_owned()].into_iter().chain(times));
+        }
+        let _ = writeln!(
+            text,
+            "## Time per stage\n\nMicroseconds, medians, one request after another on one thread \
+             and without HTTP. `prepare` resizes and normalises, which is one pass over the rows; \
+             `copy` brings the tensor out of the sandbox; a native server has no instance to make \
+             and nothing to copy.\n\n{table}"
+        );
     }
     if let Some(endpoints) = &results.endpoints {
         let mut table = Table::new(&["what", "figure"]);
@@ -358,16 +377,39 @@ fn charts(results: &Results) -> Vec<(&'static str, &'static str, String)> {
         Group { title: format!("{}: {}", job.name, job.title), bars }
     };
     let groups: Vec<_> = results.jobs.iter().map(group).collect();
-    vec![(
-        "performance-jobs",
-        "Requests per server CPU-second of Berth, a native server and FastAPI in three jobs",
-        chart::bars(
-            "Requests per second of the server's CPU time",
-            "requests per CPU-second, more is better; in parentheses the ratio to native",
-            &NAMES,
-            &groups,
+    let stages = |job: &Job| {
+        let of_job = results.stages.iter().filter(|stages| stages.job == job.name);
+        let bar = |stages: &Stages| Bar {
+            label: stages.rival.to_owned(),
+            parts: stages.micros.to_vec(),
+            figure: format!("{} µs", figure(stages.micros.iter().sum())),
+            colour: 0,
+        };
+        Group { title: format!("{}: {}", job.name, job.title), bars: of_job.map(bar).collect() }
+    };
+    let stages: Vec<_> = results.jobs[1..].iter().map(stages).collect();
+    vec![
+        (
+            "performance-jobs",
+            "Requests per server CPU-second of Berth, a native server and FastAPI in three jobs",
+            chart::bars(
+                "Requests per second of the server's CPU time",
+                "requests per CPU-second, more is better; in parentheses the ratio to native",
+                &NAMES,
+                &groups,
+            ),
         ),
-    )]
+        (
+            "performance-stages",
+            "Microseconds of each stage of a picture's way in Berth and in a native server",
+            chart::bars(
+                "Where the time of a picture goes",
+                "microseconds of one request without HTTP, less is better",
+                &STAGES,
+                &stages,
+            ),
+        ),
+    ]
 }
 
 #[cfg(test)]

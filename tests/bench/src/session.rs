@@ -13,18 +13,18 @@ thread_local! {
 }
 
 /// A model file that opens, and its one input and one output.
-pub(crate) struct Model {
+pub struct Model {
     file: PathBuf,
     environment: ort::environment::Environment,
     /// The input's name and shape; -1 is a dimension that varies.
-    pub(crate) input: (String, Vec<i64>),
+    pub input: (String, Vec<i64>),
     /// The output's name and shape.
-    pub(crate) output: (String, Vec<i64>),
+    pub output: (String, Vec<i64>),
 }
 
 impl Model {
     /// Opens the model once, to see what it takes.
-    pub(crate) fn open(file: &str) -> anyhow::Result<Self> {
+    pub fn open(file: &str) -> anyhow::Result<Self> {
         let library = std::env::var("ORT_DYLIB_PATH").context("ORT_DYLIB_PATH is not set")?;
         let environment = ort::init_from(library)?.with_telemetry(false).build()?;
         // The environment starts at the most verbose level, which costs every run its formatting.
@@ -43,7 +43,7 @@ impl Model {
 
     /// Runs the model on the thread's session, which is opened when there is none yet, and lets
     /// `take` have what came out: the shape and the values.
-    pub(crate) fn run<T>(
+    pub fn run<T>(
         &self,
         shape: &[i64],
         values: &[f32],

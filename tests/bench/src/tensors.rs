@@ -6,7 +6,7 @@ use crate::Failure;
 use crate::session::Model;
 
 /// Answers inference requests of the Open Inference Protocol.
-pub(crate) struct Tensors {
+pub struct Tensors {
     model: Model,
 }
 
@@ -42,12 +42,12 @@ struct Output<'a> {
 
 impl Tensors {
     /// Answers by `model`.
-    pub(crate) fn new(model: Model) -> anyhow::Result<Self> {
+    pub fn new(model: Model) -> anyhow::Result<Self> {
         Ok(Self { model })
     }
 
     /// The JSON of what the model makes of the one tensor in `body`.
-    pub(crate) fn infer(&self, model_name: &str, body: &[u8]) -> Result<Vec<u8>, Failure> {
+    pub fn infer(&self, model_name: &str, body: &[u8]) -> Result<Vec<u8>, Failure> {
         let wrong = |problem: &str| Failure::Request(problem.to_owned());
         let Request { id, inputs } =
             serde_json::from_slice(body).map_err(|error| Failure::Request(error.to_string()))?;

@@ -4,28 +4,6 @@
 //! one FP32 tensor; `bench-native ADDRESS MODEL CONFIG` answers `POST /v2/models/{name}/invoke`
 //! with the classes of a picture, as the plugin `image-classifier` does under the same
 //! configuration. `ORT_DYLIB_PATH` names ONNX Runtime.
-//!
-//! A request is answered on the thread that has read it, by a session of that thread with one
-//! thread of its own: nothing is handed over and nothing waited for but the cores. `spawn_blocking`
-//! was slower in every job.
-//!
-//! - [`tensors`]: JSON in, JSON out
-//! - [`pictures`]: a picture in, classes out, by the plugin's own modules
-//! - [`session`]: the thread's session
-
-#[path = "../../../plugins/image-classifier/src/answer.rs"]
-mod answer;
-#[path = "../../../plugins/image-classifier/src/config.rs"]
-mod config;
-#[path = "../../../plugins/image-classifier/src/decode.rs"]
-mod decode;
-mod pictures;
-#[path = "../../../plugins/image-classifier/src/pixels.rs"]
-mod pixels;
-#[path = "../../../plugins/image-classifier/src/plan.rs"]
-mod plan;
-mod session;
-mod tensors;
 
 use std::sync::Arc;
 
@@ -38,9 +16,10 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
 
-use crate::pictures::Classifier;
-use crate::session::Model;
-use crate::tensors::Tensors;
+use berth_bench::Failure;
+use berth_bench::pictures::Classifier;
+use berth_bench::session::Model;
+use berth_bench::tensors::Tensors;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -63,7 +42,7 @@ fn main() -> anyhow::Result<()> {
             let classifier = Arc::new(Classifier::new(model, config)?);
             let invoke = move |body: Bytes| {
                 let classifier = Arc::clone(&classifier);
-                async move { respond(classifier.classify(&body)) }
+                async move { respond(classifier.classify(&body, |_| {})) }
             };
             Router::new().route("/v2/models/{name}/invoke", post(invoke))
         }
@@ -81,20 +60,6 @@ fn main() -> anyhow::Result<()> {
         });
         axum::serve(listener, routes).await.context("the server ended")
     })
-}
-
-/// Why a request has no answer.
-enum Failure {
-    /// The request is at fault.
-    Request(String),
-    /// The server is.
-    Server(String),
-}
-
-impl<E: std::error::Error> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Server(error.to_string())
-    }
 }
 
 fn respond(answer: Result<Vec<u8>, Failure>) -> Response {
