@@ -84,7 +84,11 @@ impl Processor for Probe {
                 .iter()
                 .try_for_each(|name| reply.tensor(name, &request.tensor(name)?)),
             Mode::Copies => inputs(request)?.iter().try_for_each(|(name, tensor)| {
-                let copy = Tensor::from_bytes(tensor.datatype(), &tensor.shape(), tensor.data())?;
+                let copy = Tensor::from_bytes(
+                    tensor.datatype(),
+                    &tensor.shape(),
+                    tensor.data().into_owned(),
+                )?;
                 reply.tensor(name, &copy)
             }),
             Mode::Graph => {
