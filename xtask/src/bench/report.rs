@@ -197,8 +197,9 @@ pub(crate) fn tables(results: &Results) -> String {
             text,
             "## Time per stage\n\nMicroseconds, medians, one request after another on one thread \
              and without HTTP. `prepare` resizes and normalises, which is one pass over the rows; \
-             `copy` brings the tensor out of the sandbox; a native server has no instance to make \
-             and nothing to copy.\n\n{table}"
+             `copy` brings the tensor out of the sandbox, and for mean-colour holds the run as well, \
+             which the host does at once where a model is that small; a native server has no \
+             instance to make and nothing to copy.\n\n{table}"
         );
     }
     if let Some(endpoints) = &results.endpoints {

@@ -14,7 +14,7 @@ use crate::workspace::say;
 
 /// In the order in which a request goes through them.
 pub(crate) const STAGES: [&str; 6] = ["instantiate", "decode", "prepare", "copy", "infer", "reply"];
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 /// The time of one server for one job.
 #[derive(Clone, Debug, Serialize)]
