@@ -130,7 +130,7 @@ pub enum PolicyError {
     Failed(String),
     /// It trapped or ran out of fuel.
     #[error("the policy was stopped: {0}")]
-    Trap(Trap),
+    Trap(Box<Trap>),
     /// Its decision cannot be followed.
     #[error("the policy decided what cannot be: {0}")]
     Wrong(String),

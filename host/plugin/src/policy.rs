@@ -173,7 +173,7 @@ impl Policy {
 pub(crate) fn stopped(store: &mut Store<PolicyState>, error: &wasmtime::Error) -> PolicyError {
     let state = store.data_mut();
     let memory = state.memory.refused.then_some(MEMORY as u64);
-    PolicyError::Trap(describe(error, memory, state.said.take()))
+    PolicyError::Trap(Box::new(describe(error, memory, state.said.take())))
 }
 
 pub(crate) fn refused(error: evaluating::PolicyError) -> PolicyError {

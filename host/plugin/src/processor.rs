@@ -125,7 +125,7 @@ pub enum CallError {
     Plugin(String),
     /// The guest trapped or left; the instance is gone.
     #[error("the plugin was stopped: {0}")]
-    Trap(Trap),
+    Trap(Box<Trap>),
     /// The guest used up its CPU time.
     #[error("the plugin used more than {0:?} of CPU time")]
     Cpu(Duration),
@@ -343,7 +343,7 @@ impl Processor {
             return CallError::Overloaded;
         }
         let memory = state.account.memory_refused.then_some(self.limits.memory);
-        CallError::Trap(describe(error, memory, state.said.take()))
+        CallError::Trap(Box::new(describe(error, memory, state.said.take())))
     }
 }
 

@@ -74,7 +74,7 @@ pub(crate) enum Way {
         signature: Signature,
         bindings: Arc<Bindings>,
         sink: Arc<VariantSink>,
-        metrics: PluginMetrics,
+        metrics: Box<PluginMetrics>,
     },
 }
 

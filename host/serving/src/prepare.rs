@@ -262,7 +262,7 @@ impl Workshop {
                 source,
             },
         })?;
-        let metrics = PluginMetrics::new(&name);
+        let metrics = Box::new(PluginMetrics::new(&name));
         Ok(Way::Processor { processor: Arc::new(processor), signature, bindings, sink, metrics })
     }
 

@@ -67,8 +67,8 @@ fn build(
     environment: &ort::environment::Environment,
     file: &std::path::Path,
 ) -> ort::Result<Session> {
-    Ok(Session::builder(environment)?
+    Session::builder(environment)?
         .with_intra_threads(1)?
         .with_optimization_level(GraphOptimizationLevel::All)?
-        .commit_from_file(file)?)
+        .commit_from_file(file)
 }
