@@ -12,15 +12,11 @@ use std::time::{Duration, Instant};
 
 use berth_inference::{Runtime, RuntimeOptions};
 use berth_plugin::{
-    Bindings, Body, BoundModel, Call, CompileLimits, EngineOptions, Engines, Level, Processor, ProcessorLimits,
-    Reply, Request, Sink,
+    Bindings, Body, BoundModel, Call, CompileLimits, EngineOptions, Engines, Level, Processor,
+    ProcessorLimits, Reply, Request, Sink,
 };
 use berth_tensor::Digest;
 use libfuzzer_sys::fuzz_target;
-
-#[expect(dead_code, reason = "the tests use the rest")]
-#[path = "../../tests/end_to_end/support/onnx.rs"]
-mod onnx;
 
 /// The bytes that the host may hold for a call.
 const HOST_BYTES: u64 = 1 << 20;
@@ -83,11 +79,8 @@ fn told(variable: &str) -> PathBuf {
 
 static HOST: LazyLock<Host> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("a folder");
-    let limits = ProcessorLimits {
-        memory: 64 << 20,
-        cpu: Duration::from_secs(5),
-        host_bytes: HOST_BYTES,
-    };
+    let limits =
+        ProcessorLimits { memory: 64 << 20, cpu: Duration::from_secs(5), host_bytes: HOST_BYTES };
     let cache = folder.path().join("compiled");
     let engines = Engines::new(EngineOptions {
         cache,
@@ -102,13 +95,12 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
     let name = "host-calls@1".to_owned();
     let processor = Processor::new(&engines, &Arc::new(compiled), name, "{}".into(), limits);
     let file = folder.path().join("adder.onnx");
-    std::fs::write(&file, onnx::adder(1.0)).expect("the model is written");
+    std::fs::write(&file, berth_onnx::small::adder(1.0)).expect("the model is written");
     let runtime = Runtime::load(None, RuntimeOptions { threads: 1, queue: 8 });
     let model = runtime.expect("ONNX Runtime loads").open("adder@1", &file);
     let model = model.expect("the model opens");
     let bound = BoundModel { role: "default".into(), name: "adder@1".into(), model };
-    let bindings =
-        Bindings { models: vec![bound], assets: Vec::new(), sink: Arc::new(Silent) };
+    let bindings = Bindings { models: vec![bound], assets: Vec::new(), sink: Arc::new(Silent) };
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Host {
         tokio: tokio.expect("tokio starts"),

@@ -132,6 +132,8 @@ fn input(value: &Value) -> Read<Input> {
     let name = text(good(object.get("name"))?)?;
     let datatype = good(DataType::from_name(&text(good(object.get("datatype"))?)?))?;
     optional(object, "parameters", parameters)?;
+    // However few elements there are.
+    good((!matches!(datatype, DataType::Fp16 | DataType::Bf16)).then_some(()))?;
     let shape = good(good(object.get("shape"))?.as_array().filter(|shape| shape.len() <= 64))?;
     let dimension = |value: &Value| good(value.as_u64().filter(|&it| it <= i64::MAX as u64));
     let shape = shape.iter().map(dimension).collect::<Read<Vec<_>>>()?;

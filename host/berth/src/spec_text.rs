@@ -62,4 +62,16 @@ mod tests {
             assert!(!message.contains('\n'));
         }
     }
+
+    /// What the fuzzer has found worth keeping neither panics nor runs away.
+    #[test]
+    fn the_fuzzers_files_are_read_or_refused() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/endpoint_file");
+        let read = |file: std::io::Result<std::fs::DirEntry>| {
+            let text = std::fs::read(file.unwrap().path()).unwrap();
+            parse(&String::from_utf8_lossy(&text)).is_ok()
+        };
+        let read: Vec<bool> = std::fs::read_dir(folder).unwrap().map(read).collect();
+        assert!(read.contains(&true) && read.contains(&false));
+    }
 }

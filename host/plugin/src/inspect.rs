@@ -312,4 +312,15 @@ mod tests {
         let error = inspect(b"\0asm\x0d\0\x01\0").unwrap_err().to_string();
         assert!(error.contains("found nothing"), "{error}");
     }
+
+    /// What the fuzzer has found worth keeping neither panics nor runs away.
+    #[test]
+    fn the_fuzzers_components_are_read_or_refused() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/component");
+        let read = |file: std::io::Result<std::fs::DirEntry>| {
+            inspect(&std::fs::read(file.unwrap().path()).unwrap()).is_ok()
+        };
+        let read: Vec<bool> = std::fs::read_dir(folder).unwrap().map(read).collect();
+        assert!(read.contains(&true) && read.contains(&false));
+    }
 }

@@ -297,3 +297,14 @@ fn the_rest_of_a_request() {
         assert_eq!(decode_infer(not_sent.as_bytes()).unwrap(), InferRequest::default());
     }
 }
+
+/// What the fuzzer has found worth keeping neither panics nor runs away.
+#[test]
+fn the_fuzzers_bodies_are_taken_or_refused() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/infer_request");
+    let decode = |file: std::io::Result<std::fs::DirEntry>| {
+        decode_infer(&std::fs::read(file.unwrap().path()).unwrap()).is_ok()
+    };
+    let taken: Vec<bool> = std::fs::read_dir(folder).unwrap().map(decode).collect();
+    assert!(taken.contains(&true) && taken.contains(&false));
+}
