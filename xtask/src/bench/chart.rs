@@ -84,13 +84,12 @@ pub(crate) fn bars(title: &str, unit: &str, names: &[&str], groups: &[Group]) ->
     format!(
         r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0} {y:.0}" width="{width:.0}" height="{y:.0}" role="img" aria-label="{title}">
 <style>
-text {{ font: 12px system-ui, sans-serif; fill: #333; }}
+text {{ font: 12px system-ui, sans-serif; fill: #7d7d7d; }}
 .title {{ font-size: 16px; font-weight: 600; }}
 .group {{ font-weight: 600; }}
 .label {{ text-anchor: end; }}
 .tick {{ font-size: 10px; text-anchor: middle; }}
 .grid {{ stroke: #999; stroke-width: 0.5; }}
-@media (prefers-color-scheme: dark) {{ text {{ fill: #ddd; }} }}
 </style>
 {body}</svg>
 "#,
