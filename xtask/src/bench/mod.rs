@@ -7,7 +7,7 @@
 //! - [`overload`]: more requests than can be answered
 //! - [`process`]: CPU time and memory of a server
 //! - [`python`]: the environment of the rival in Python
-//! - [`report`], [`chart`]: tables and pictures
+//! - [`report`], [`table`], [`chart`]: the page, its tables and pictures
 
 mod chart;
 mod compare;
@@ -20,6 +20,7 @@ mod python;
 mod report;
 mod rivals;
 mod stages;
+mod table;
 
 use anyhow::Result;
 

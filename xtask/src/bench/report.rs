@@ -13,6 +13,7 @@ use crate::bench::criterion::Measured;
 use crate::bench::jobs::Job;
 use crate::bench::rivals::NAMES;
 use crate::bench::stages::{STAGES, Stages};
+use crate::bench::table::Table;
 use crate::bench::{Results, endpoints};
 use crate::workspace::{root, say};
 
@@ -20,54 +21,6 @@ use crate::workspace::{root, say};
 const BEGIN: &str =
     "<!-- Written by `cargo xtask bench`; what stands between these marks is replaced. -->";
 const END: &str = "<!-- End of what is written by `cargo xtask bench`. -->";
-
-/// A table with its columns aligned, which reads well as it is and as Markdown.
-struct Table {
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    fn new(head: &[&str]) -> Self {
-        Self { rows: vec![head.iter().map(ToString::to_string).collect()] }
-    }
-
-    fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
-    }
-}
-
-impl std::fmt::Display for Table {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let columns = self.rows[0].len();
-        let width =
-            |at: usize| self.rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
-        // Text is on the left, numbers are on the right.
-        let is_number = |at: usize| {
-            self.rows[1..].iter().all(|row| {
-                row[at].starts_with(|first: char| first.is_ascii_digit() || first == '-')
-            })
-        };
-        for (index, row) in self.rows.iter().enumerate() {
-            for (at, cell) in row.iter().enumerate() {
-                let width = width(at);
-                if is_number(at) {
-                    write!(f, "| {cell:>width$} ")?
-                } else {
-                    write!(f, "| {cell:<width$} ")?
-                }
-            }
-            writeln!(f, "|")?;
-            if index == 0 {
-                for at in 0..columns {
-                    let line = "-".repeat(width(at) + 1);
-                    write!(f, "|{line}{}", if is_number(at) { ":" } else { "-" })?;
-                }
-                writeln!(f, "|")?;
-            }
-        }
-        Ok(())
-    }
-}
 
 /// One line of what is asked for.
 struct Target {
@@ -416,17 +369,6 @@ fn charts(results: &Results) -> Vec<(&'static str, &'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn columns_are_aligned() {
-        let mut table = Table::new(&["what", "n"]);
-        table.row(["a".to_owned(), "1".to_owned()]);
-        table.row(["bcdef".to_owned(), "12".to_owned()]);
-        assert_eq!(
-            table.to_string(),
-            "| what  |  n |\n|-------|---:|\n| a     |  1 |\n| bcdef | 12 |\n"
-        );
-    }
 
     #[test]
     fn figures_have_the_digits_that_they_are_good_for() {
