@@ -41,7 +41,8 @@ fn what_the_protocol_asks_for_is_answered() {
     check("/v2/models/raw/versions/main/ready", "/ready", json!(true));
     check("/v2/models/digits", "/platform", json!("berth_processor"));
     check("/v2/models/digits", "/properties/processor", json!("image-classifier@1"));
-    check("/v2/models/digits", "/properties/invoke:takes", json!("image/png"));
+    let takes = "image/jpeg, image/png, image/webp, multipart/form-data";
+    check("/v2/models/digits", "/properties/invoke:takes", json!(takes));
     check("/v2/models/digits", "/properties/invoke:answers", json!("application/json"));
 }
 
@@ -145,8 +146,8 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
     host.send(&binary).check_error("the binary form", 400, "send them as JSON");
     let answer = host.send(&Request::invoke("raw", "x"));
     answer.check_error("a body for a model", 400, "/infer");
-    let answer = host.send(&Request::infer("digits", "input", &[1, 64], &[0.0; 64]));
-    answer.check_error("tensors for a classifier of pictures", 400, "send the picture as the body");
+    let answer = host.send(&Request::infer("digits", "input", &[1, 63], &[0.0; 63]));
+    answer.check_error("tensors of another shape for a classifier", 400, "input \"input\"");
 }
 
 #[test]
@@ -195,12 +196,12 @@ fn a_picture_that_is_none_is_the_callers_fault() {
     let noise: Vec<u8> = (0..10_000u32).map(|at| ((at * at) >> 3) as u8).collect();
     for (name, body, part) in [
         ("nothing", &b""[..], "send the picture as the body"),
-        ("text", b"no picture", "no PNG that can be read"),
-        ("another format", b"GIF89a\x01\0\x01\0\0\0\0;", "no PNG that can be read"),
-        ("half of one", half, "no PNG that can be read"),
-        ("its signature alone", &eight[..8], "no PNG that can be read"),
-        ("one that claims 3.6 billion pixels", &huge, "PNG"),
-        ("noise", &noise, "no PNG that can be read"),
+        ("text", b"no picture", "no JPEG, PNG or WebP"),
+        ("another format", b"GIF89a\x01\0\x01\0\0\0\0;", "no JPEG, PNG or WebP"),
+        ("half of one", half, "PNG"),
+        ("its signature alone", &eight[..8], "PNG"),
+        ("one that claims 3.6 billion pixels", &huge, "3600000000 pixels"),
+        ("noise", &noise, "no JPEG, PNG or WebP"),
     ] {
         host.send(&Request::invoke("digits", body)).check_error(name, 400, part);
     }

@@ -15,6 +15,7 @@ use crate::compiler::CompileLimits;
 use crate::policy::PolicyState;
 use crate::state::State;
 use crate::trap::FRAMES;
+use crate::turns::Turns;
 use crate::wasi;
 use crate::{assets, bindings, exchange, model, nn};
 
@@ -77,6 +78,7 @@ pub struct Engines {
     pub(crate) policy_linker: Linker<PolicyState>,
     pub(crate) options: EngineOptions,
     pub(crate) clock: Clock,
+    pub(crate) turns: Arc<Turns>,
     pooled: bool,
 }
 
@@ -106,6 +108,8 @@ impl Engines {
         wasi::add_to_linker(&mut processor_linker).map_err(wrong)?;
         wasi::add_to_linker(&mut policy_linker).map_err(wrong)?;
         let clock = Clock::start(processors.clone());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let turns = Turns::new(cores);
         Ok(Arc::new(Self {
             processors,
             processor_linker,
@@ -113,6 +117,7 @@ impl Engines {
             policy_linker,
             options,
             clock,
+            turns,
             pooled,
         }))
     }

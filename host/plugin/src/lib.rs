@@ -5,6 +5,7 @@
 //! - [`compile`]: compilation off the request path and the cache of compiled code
 //! - [`compiler`]: the process that compiles one component
 //! - [`processor`]: processors, a fresh instance for each request
+//! - `turns`: as many guests at once as there are cores
 //! - `repeat`: one instance called over and over, for a benchmark
 //! - [`policy`], [`router`]: policies, pure and metered, and those that see each request
 //! - [`decision`]: what policies decide, checked
@@ -31,6 +32,7 @@ mod repeat;
 pub mod router;
 mod state;
 pub mod trap;
+mod turns;
 pub mod wasi;
 
 pub use assets::{Asset, Assets};

@@ -22,6 +22,7 @@ use crate::inspect::{Kind, LoadError};
 use crate::model::type_from_wit;
 use crate::state::{Account, State, Stop, on_tick};
 use crate::trap::{Trap, describe};
+use crate::turns::Rank;
 use crate::wasi::Said;
 use crate::{Body, Level, Reply, Request};
 
@@ -221,7 +222,7 @@ impl Processor {
         let _ticking = self.engines.clock.run();
         let made = timeout_at(
             deadline.into(),
-            clock.charge(async {
+            clock.charge(Rank::Long, async {
                 let (instance, processor) = match self.create(&mut store).await? {
                     Ok(made) => made,
                     Err(error) => return Ok(Err(error)),
@@ -249,14 +250,14 @@ impl Processor {
     /// Answers one request in a fresh instance. The caller holds one of the host's permits.
     pub async fn process(&self, call: Call) -> (Result<Reply, CallError>, Usage) {
         let deadline = call.deadline;
-        let start = Instant::now();
         let mut store = self.store(call);
         let clock = Arc::clone(&store.data().account.cpu);
         let mut instantiate = Duration::ZERO;
         let ticking = self.engines.clock.run();
         let done = timeout_at(
             deadline.into(),
-            Arc::clone(&clock).charge(async {
+            Arc::clone(&clock).charge(Rank::Fresh, async {
+                let start = Instant::now();
                 let (instance, processor) = match self.create(&mut store).await? {
                     Ok(made) => made,
                     Err(error) => {
@@ -307,7 +308,7 @@ impl Processor {
                 reply: Reply::default(),
                 bindings: call.bindings,
                 deadline: call.deadline,
-                account: Account::new(self.limits),
+                account: Account::new(self.limits, &self.engines.turns),
                 said: Said::default(),
                 failed_inference: None,
             },

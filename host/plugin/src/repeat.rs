@@ -8,6 +8,7 @@ use wasmtime::component::Resource;
 use crate::Reply;
 use crate::exchange::ONLY;
 use crate::processor::{Call, CallError, Processor};
+use crate::turns::Rank;
 
 impl Processor {
     /// Makes one instance and calls its `process` so many `times`; answers how long the calls took,
@@ -17,7 +18,7 @@ impl Processor {
         let mut store = self.store(call);
         let clock = Arc::clone(&store.data().account.cpu);
         let _ticking = self.engines.clock.run();
-        let done = clock.charge(async {
+        let done = clock.charge(Rank::Fresh, async {
             let Ok((instance, processor)) = self.create(&mut store).await? else {
                 return Ok(Err(CallError::Plugin("its config was refused".into())));
             };

@@ -1,7 +1,10 @@
 //! What the store of one processor call holds.
 
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use berth_inference::InferenceError;
@@ -10,6 +13,7 @@ use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
 
 use crate::engine::ProcessorLimits;
 use crate::processor::Bindings;
+use crate::turns::{Rank, Turn, Turns};
 use crate::wasi::{Said, Start};
 use crate::{Reply, Request};
 
@@ -64,7 +68,7 @@ impl State {
 }
 
 impl Account {
-    pub(crate) fn new(limits: ProcessorLimits) -> Self {
+    pub(crate) fn new(limits: ProcessorLimits, turns: &Arc<Turns>) -> Self {
         Self {
             limits,
             host_bytes: 0,
@@ -73,7 +77,7 @@ impl Account {
             host_calls: 0,
             memory: 0,
             memory_refused: false,
-            cpu: Arc::default(),
+            cpu: CpuClock::new(turns),
             stopped: None,
         }
     }
@@ -94,9 +98,16 @@ impl Account {
     }
 }
 
-/// The time that a guest spends on a core: while its future is polled and it does not wait for the
-/// host. Touched by one thread at a time.
+/// The time that a guest may run before it goes behind others: most calls are done by then.
+const SLICE: Duration = Duration::from_millis(5);
+
+/// A guest's time on a core: its turn, and what it has used: while its future is polled and it does
+/// not wait for the host. Touched by one thread at a time.
 pub(crate) struct CpuClock {
+    turns: Arc<Turns>,
+    turn: Mutex<Option<Turn>>,
+    /// What had been used when the turn began, in nanoseconds.
+    turn_since_ns: AtomicU64,
     start: Instant,
     used_ns: AtomicU64,
     /// Nanoseconds after `start` at which the guest went on, plus one; 0 while it does not run.
@@ -104,18 +115,19 @@ pub(crate) struct CpuClock {
     waiting: AtomicBool,
 }
 
-impl Default for CpuClock {
-    fn default() -> Self {
-        Self {
+impl CpuClock {
+    pub(crate) fn new(turns: &Arc<Turns>) -> Arc<Self> {
+        Arc::new(Self {
+            turns: Arc::clone(turns),
+            turn: Mutex::new(None),
+            turn_since_ns: AtomicU64::new(0),
             start: Instant::now(),
             used_ns: AtomicU64::new(0),
             since_ns: AtomicU64::new(0),
             waiting: AtomicBool::new(false),
-        }
+        })
     }
-}
 
-impl CpuClock {
     fn now(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX - 1)
     }
@@ -140,20 +152,57 @@ impl CpuClock {
         Duration::from_nanos(self.used_ns.load(Relaxed) + running)
     }
 
-    /// Runs host work that is not charged to the guest.
+    /// Waits for a turn to run.
+    async fn take_turn(&self, rank: Rank) {
+        let turn = self.turns.take(rank).await;
+        self.turn_since_ns.store(self.used().as_nanos() as u64, Relaxed);
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(turn);
+    }
+
+    fn end_turn(&self) {
+        drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Whether the turn has lasted long enough.
+    fn is_up(&self) -> bool {
+        let since = Duration::from_nanos(self.turn_since_ns.load(Relaxed));
+        self.used().saturating_sub(since) >= SLICE
+    }
+
+    /// Lets others run first.
+    async fn give_way(self: Arc<Self>) {
+        self.end_turn();
+        // Not only other guests.
+        tokio::task::yield_now().await;
+        self.take_turn(Rank::Long).await;
+    }
+
+    /// Runs host work that is not charged to the guest. Where it takes time, another guest has the
+    /// turn meanwhile.
     pub(crate) async fn wait<F: Future>(self: Arc<Self>, work: F) -> F::Output {
         self.halt();
         self.waiting.store(true, Relaxed);
-        let output = work.await;
+        let mut work = pin!(work);
+        let at_once = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
+        let output = match at_once {
+            Poll::Ready(output) => output,
+            Poll::Pending => {
+                self.end_turn();
+                let output = work.await;
+                self.take_turn(Rank::Fresh).await;
+                output
+            }
+        };
         self.waiting.store(false, Relaxed);
         self.go();
         output
     }
 
-    /// Runs a guest's future, whose time is charged.
-    pub(crate) async fn charge<F: Future>(self: Arc<Self>, guest: F) -> F::Output {
-        let mut guest = std::pin::pin!(guest);
-        std::future::poll_fn(|cx| {
+    /// Runs a guest's future once it has a turn, and charges its time.
+    pub(crate) async fn charge<F: Future>(self: Arc<Self>, rank: Rank, guest: F) -> F::Output {
+        self.take_turn(rank).await;
+        let mut guest = pin!(guest);
+        poll_fn(|cx| {
             self.go();
             let polled = guest.as_mut().poll(cx);
             self.halt();
@@ -174,6 +223,10 @@ pub(crate) fn on_tick(mut store: StoreContextMut<'_, State>) -> wasmtime::Result
     if account.cpu.used() >= account.limits.cpu {
         account.stopped = Some(Stop::Cpu);
         return Ok(UpdateDeadline::Interrupt);
+    }
+    if account.cpu.is_up() {
+        let clock = Arc::clone(&account.cpu);
+        return Ok(UpdateDeadline::YieldCustom(1, Box::pin(clock.give_way())));
     }
     Ok(UpdateDeadline::Yield(1))
 }
