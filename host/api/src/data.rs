@@ -13,6 +13,7 @@ use berth_plugin::{Body, Reply};
 use berth_serving::{
     AttributeSource, Host, Incoming, LiveRevision, Outcome, PredictionId, RequestError,
 };
+use berth_tensor::Name;
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value};
 
@@ -208,8 +209,8 @@ async fn invoke(
 
 impl Found {
     /// Turns an outcome into an answer.
-    fn reply(&self, outcome: Outcome, id: Option<&str>, as_tensors: bool) -> Response {
-        let variant = outcome.variant.as_ref().map_or("", |name| name.as_str());
+    fn reply(&self, outcome: Outcome<'_>, id: Option<&str>, as_tensors: bool) -> Response {
+        let variant = outcome.variant.map_or("", Name::as_str);
         let mut response = match outcome.result {
             Err(problem) => refused(&problem),
             Ok(reply) if as_tensors || !reply.tensors.is_empty() => {
@@ -220,12 +221,12 @@ impl Found {
         if !variant.is_empty() {
             insert(response.headers_mut(), VARIANT, variant);
         }
-        self.sign(response, &outcome.prediction)
+        self.sign(response, outcome.prediction)
     }
 
     /// Refuses a request before a variant was chosen for it.
     fn refuse(&self, response: Response) -> Response {
-        self.sign(response, &PredictionId::new().to_string())
+        self.sign(response, PredictionId::new().text())
     }
 
     fn tensors(&self, reply: &Reply, variant: &str, id: Option<&str>) -> Response {
@@ -248,7 +249,7 @@ impl Found {
     }
 
     /// Says which revision answered, and as which prediction.
-    fn sign(&self, mut response: Response, prediction: &str) -> Response {
+    fn sign(&self, mut response: Response, prediction: String) -> Response {
         insert(response.headers_mut(), REVISION, self.revision.id());
         if !response.headers().contains_key(VARIANT) {
             // None was chosen; the one asked for, or the only one, is the one that refuses.
@@ -261,7 +262,10 @@ impl Found {
                 insert(response.headers_mut(), VARIANT, variant);
             }
         }
-        insert(response.headers_mut(), PREDICTION, prediction);
+        // Hexadecimal digits are a header value.
+        if let Ok(prediction) = HeaderValue::try_from(prediction) {
+            response.headers_mut().insert(PREDICTION, prediction);
+        }
         response
     }
 }
@@ -345,7 +349,7 @@ fn attributes(
                 value.len()
             )));
         }
-        found.push((name.to_string(), value));
+        found.push((name.as_str().to_owned(), value));
     }
     Ok(found)
 }

@@ -96,9 +96,10 @@ pub async fn answer(app: Router, mut request: Request) -> Response {
 
 /// A new request id.
 fn made() -> HeaderValue {
-    let made = uuid::Uuid::new_v4().simple().to_string();
+    let mut digits = [0; 32];
+    let made = uuid::Uuid::new_v4().simple().encode_lower(&mut digits);
     // Hexadecimal digits are a header value.
-    HeaderValue::try_from(made).unwrap_or(HeaderValue::from_static("-"))
+    HeaderValue::from_str(made).unwrap_or(HeaderValue::from_static("-"))
 }
 
 /// Puts the framework's own refusals, which are plain text, into the form of all others.

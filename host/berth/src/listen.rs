@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// How long to wait when the system has no room for another connection.
@@ -46,7 +46,9 @@ pub(crate) async fn serve(
 ) {
     let most = bounds.connections.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
     let room = Arc::new(Semaphore::new(most));
-    let connections = stop.clone();
+    // Dropped, they tell the connections to come to an end: waiting for one's own costs a connection
+    // nothing, where waiting for `stop` would take its lock at every turn.
+    let mut alive: Vec<oneshot::Sender<Infallible>> = Vec::new();
     let mut stopping = pin!(stop.wait_for(|stopped| *stopped));
     loop {
         let accepted = tokio::select! {
@@ -56,7 +58,12 @@ pub(crate) async fn serve(
         match accepted {
             Ok((stream, _)) => match Arc::clone(&room).try_acquire_owned() {
                 Ok(held) => {
-                    let place = Place { _held: held, idle: bounds.idle, stop: connections.clone() };
+                    let (this, stop) = oneshot::channel();
+                    if alive.len() == alive.capacity() {
+                        alive.retain(|connection| !connection.is_closed());
+                    }
+                    alive.push(this);
+                    let place = Place { _held: held, idle: bounds.idle, stop };
                     tokio::spawn(connection(stream, app.clone(), place));
                 }
                 // As much as fits without waiting: whoever floods the port is not waited for.
@@ -68,7 +75,7 @@ pub(crate) async fn serve(
             }
         }
     }
-    drop(listener);
+    drop((listener, alive));
     // The last permit is back when the last connection has ended.
     let _ = room.acquire_many(most as u32).await;
 }
@@ -77,7 +84,7 @@ pub(crate) async fn serve(
 struct Place {
     _held: OwnedSemaphorePermit,
     idle: Duration,
-    stop: watch::Receiver<bool>,
+    stop: oneshot::Receiver<Infallible>,
 }
 
 /// Serves one connection.
@@ -97,7 +104,6 @@ async fn connection(stream: TcpStream, app: Router, mut place: Place) {
     let io = TokioIo::new(Noted { stream, activity: Arc::clone(&activity) });
     let builder = Builder::new(TokioExecutor::new());
     let mut connection = pin!(builder.serve_connection(io, service));
-    let mut stopping = pin!(place.stop.wait_for(|stopped| *stopped));
     let mut stopped = false;
     let mut ticks = interval(place.idle);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -112,7 +118,7 @@ async fn connection(stream: TcpStream, app: Router, mut place: Place) {
                 }
                 break;
             }
-            _ = &mut stopping, if !stopped => {
+            _ = &mut place.stop, if !stopped => {
                 stopped = true;
                 connection.as_mut().graceful_shutdown();
             }

@@ -276,9 +276,10 @@ fn tick(state: &Weak<ClockState>, engine: &Engine) {
             }
             // Bounded, so that the thread ends some time after the last engine is dropped.
             let rest = Duration::from_secs(5);
-            let resting = state.wake.wait_timeout_while(asleep, rest, |asleep| *asleep);
-            *resting.unwrap_or_else(PoisonError::into_inner).0 = false;
-            idle = 0;
+            let rested = state.wake.wait_timeout_while(asleep, rest, |asleep| *asleep);
+            let (mut asleep, rested) = rested.unwrap_or_else(PoisonError::into_inner);
+            *asleep = false;
+            idle = if rested.timed_out() { IDLE_TICKS } else { 0 };
         }
         drop(state);
         std::thread::sleep(TICK);

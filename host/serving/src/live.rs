@@ -107,24 +107,23 @@ impl PredictionId {
         Self(Uuid::now_v7())
     }
 
+    /// Its 32 hexadecimal digits.
+    pub fn text(self) -> String {
+        self.0.simple().encode_lower(&mut [0; 32]).to_owned()
+    }
+
     /// Random bits, the same for the same id: what stands for the unit where there is none.
     fn chance(self) -> u64 {
         self.0.as_u64_pair().1
     }
 }
 
-impl std::fmt::Display for PredictionId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.simple().fmt(f)
-    }
-}
-
 /// What became of a request, and who answered it.
-pub struct Outcome {
+pub struct Outcome<'a> {
     /// The prediction's id, sortable by time.
     pub prediction: String,
     /// The variant that answered; none when the request came to none.
-    pub variant: Option<Name>,
+    pub variant: Option<&'a Name>,
     /// The answer.
     pub result: Result<Reply, RequestError>,
 }
@@ -222,10 +221,10 @@ impl LiveRevision {
     }
 
     /// Answers one request.
-    pub async fn answer(&self, incoming: Incoming) -> Outcome {
+    pub async fn answer(&self, incoming: Incoming) -> Outcome<'_> {
         let start = Instant::now();
         let id = PredictionId::new();
-        let prediction = id.to_string();
+        let prediction = id.text();
         let Ok(_admitted) = self.admission.requests.try_acquire() else {
             berth_monitor::refused(self.endpoint.as_str());
             return Outcome { prediction, variant: None, result: Err(RequestError::Overloaded) };
@@ -245,7 +244,7 @@ impl LiveRevision {
                 .metrics
                 .answered(result.as_ref().err().map(RequestError::reason), start.elapsed());
         }
-        Outcome { prediction, variant: Some(variant.name.clone()), result }
+        Outcome { prediction, variant: Some(&variant.name), result }
     }
 
     fn asked_for(&self, name: &str) -> Result<usize, RequestError> {
@@ -349,7 +348,8 @@ impl LiveRevision {
                     bindings: Arc::clone(bindings),
                     deadline,
                 };
-                let (result, usage) = processor.process(call).await;
+                // By itself: a request that needs no processor does not carry the room for one.
+                let (result, usage) = Box::pin(processor.process(call)).await;
                 if usage.instantiate > Duration::ZERO {
                     metrics.instantiated(usage.instantiate);
                 }

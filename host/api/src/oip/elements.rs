@@ -41,12 +41,12 @@ pub(super) fn tensor(
             read(scan, datatype, &shape, integer(i64::to_le_bytes, i64::MIN, i64::MAX))
         }
         DataType::Fp32 => read(scan, datatype, &shape, |scan, data| {
-            let value = match scan.not_finite() {
-                Some(value) => value as f32,
-                None => match scan.short_decimal() {
-                    Some(value) => value,
-                    None => finite(scan.number("it")?, datatype, f32::is_finite)?,
-                },
+            let value = if let Some(value) = scan.short_decimal() {
+                value
+            } else if let Some(value) = scan.not_finite() {
+                value as f32
+            } else {
+                finite(scan.number("it")?, datatype, f32::is_finite)?
             };
             data.extend_from_slice(&value.to_le_bytes());
             Ok(())
