@@ -151,7 +151,7 @@ fn components_are_inspected_without_a_host() {
         "roles       default",
         "assets      labels",
         "256 MiB",
-        "wasi:nn/graph@",
+        "imports     wasi:nn/tensor@",
     ] {
         assert!(text.contains(part), "{text} lacks {part:?}");
     }
