@@ -193,6 +193,8 @@ fn a_picture_that_is_none_is_the_callers_fault() {
     let half = &eight[..eight.len() / 2];
     let mut huge = eight.clone();
     huge[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
+    // The checksum that such a header has.
+    huge[29..33].copy_from_slice(&[0xa5, 0xb9, 0x2a, 0x9e]);
     let noise: Vec<u8> = (0..10_000u32).map(|at| ((at * at) >> 3) as u8).collect();
     for (name, body, part) in [
         ("nothing", &b""[..], "send the picture as the body"),
@@ -200,7 +202,7 @@ fn a_picture_that_is_none_is_the_callers_fault() {
         ("another format", b"GIF89a\x01\0\x01\0\0\0\0;", "no JPEG, PNG or WebP"),
         ("half of one", half, "PNG"),
         ("its signature alone", &eight[..8], "PNG"),
-        ("one that claims 3.6 billion pixels", &huge, "PNG"),
+        ("one that claims 3.6 billion pixels", &huge, "60000 x 60000 pixels"),
         ("noise", &noise, "no JPEG, PNG or WebP"),
     ] {
         host.send(&Request::invoke("digits", body)).check_error(name, 400, part);

@@ -78,9 +78,13 @@ impl Bodies {
     }
 
     async fn collect(&self, mut body: Body) -> Result<Held, BodyError> {
-        // The announced length, or nothing where the client sends in chunks.
+        // The announced length, or nothing where the client sends in chunks. It is only a claim:
+        // what has arrived takes room, or idle connections could shut out the others.
         let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-        let mut room = self.take(announced, None)?;
+        if announced > self.most {
+            return Err(BodyError::TooLarge(self.most));
+        }
+        let mut room = self.take(0, None)?;
         let mut first = Bytes::new();
         let mut rest = BytesMut::new();
         while let Some(frame) = body.frame().await {
@@ -172,6 +176,35 @@ mod tests {
         assert_eq!(status(&bodies, chunked(&[100, 2 * UNIT])).await, Err(503));
         drop(second);
         assert_eq!(status(&bodies, Body::from(vec![0; 2 * UNIT])).await, Ok(2 * UNIT));
+    }
+
+    #[tokio::test]
+    async fn what_is_only_announced_takes_no_room() {
+        let bodies = Bodies::new(10 * UNIT, 10 * UNIT);
+        // Announces all that there is and sends nothing.
+        let silent = Body::new(Announced);
+        let mut reading = std::pin::pin!(bodies.read(silent));
+        let waits = poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx).is_pending())).await;
+        assert!(waits);
+        assert_eq!(status(&bodies, Body::from(vec![0; 9 * UNIT])).await, Ok(9 * UNIT));
+    }
+
+    struct Announced;
+
+    impl http_body::Body for Announced {
+        type Data = Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, std::io::Error>>> {
+            Poll::Pending
+        }
+
+        fn size_hint(&self) -> http_body::SizeHint {
+            http_body::SizeHint::with_exact(10 * UNIT as u64)
+        }
     }
 
     #[tokio::test]

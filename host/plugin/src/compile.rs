@@ -68,21 +68,16 @@ impl Engines {
             Kind::Processor => &self.processors,
             Kind::Policy => &self.policies,
         };
-        let _one_at_a_time = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
         let file = self.cache_file(engine, digest);
-        let start = Instant::now();
-        if file.exists() {
-            match load(engine, &file) {
-                Ok(component) => {
-                    self.check_interfaces(inspection.kind, &component)?;
-                    let times = CompileTimes { compile: None, load: start.elapsed() };
-                    return Ok(Compiled { inspection, digest: *digest, times, component });
-                }
-                Err(error) => {
-                    tracing::warn!("compiled code in {} is made anew: {error:#}", file.display());
-                }
-            }
+        if let Some(compiled) = self.cached(&inspection, digest, &file)? {
+            return Ok(compiled);
         }
+        // What is compiled already does not wait for what compiles.
+        let _one_at_a_time = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(compiled) = self.cached(&inspection, digest, &file)? {
+            return Ok(compiled);
+        }
+        let start = Instant::now();
         compile_apart(&self.options.compiler, self.options.compile_limits, bytes, &file)?;
         let compile = start.elapsed();
         let start = Instant::now();
@@ -91,6 +86,35 @@ impl Engines {
         self.check_interfaces(inspection.kind, &component)?;
         let times = CompileTimes { compile: Some(compile), load: start.elapsed() };
         Ok(Compiled { inspection, digest: *digest, times, component })
+    }
+
+    /// The compiled form in the cache, when it is there and sound.
+    fn cached(
+        &self,
+        inspection: &Inspection,
+        digest: &Digest,
+        file: &std::path::Path,
+    ) -> Result<Option<Compiled>, LoadError> {
+        if !file.exists() {
+            return Ok(None);
+        }
+        let engine = match inspection.kind {
+            Kind::Processor => &self.processors,
+            Kind::Policy => &self.policies,
+        };
+        let start = Instant::now();
+        match load(engine, file) {
+            Ok(component) => {
+                self.check_interfaces(inspection.kind, &component)?;
+                let times = CompileTimes { compile: None, load: start.elapsed() };
+                let inspection = inspection.clone();
+                Ok(Some(Compiled { inspection, digest: *digest, times, component }))
+            }
+            Err(error) => {
+                tracing::warn!("compiled code in {} is made anew: {error:#}", file.display());
+                Ok(None)
+            }
+        }
     }
 
     /// Compares the types of what a component imports and exports with those of the interfaces:

@@ -189,7 +189,8 @@ impl CpuClock {
             Poll::Pending => {
                 self.end_turn();
                 let output = work.await;
-                self.take_turn(Rank::Fresh).await;
+                let rank = if self.used() < SLICE { Rank::Fresh } else { Rank::Long };
+                self.take_turn(rank).await;
                 output
             }
         };

@@ -14,9 +14,9 @@ pub(crate) struct Turns(Mutex<Waiting>);
 
 struct Waiting {
     free: usize,
-    /// Calls that have not run yet, or that have waited for the host.
+    /// Calls that have not run for long yet.
     fresh: VecDeque<oneshot::Sender<Turn>>,
-    /// Calls that have used up a turn.
+    /// Calls that have.
     long: VecDeque<oneshot::Sender<Turn>>,
     /// Turns given to fresh ones since the last that was given to a long one.
     streak: u32,

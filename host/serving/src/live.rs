@@ -1,7 +1,7 @@
 //! A revision ready to answer, and the way of a request through it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use berth_inference::{InferenceError, Model};
@@ -33,9 +33,29 @@ pub struct LiveRevision {
     pub(crate) routing: Routing,
     pub(crate) variants: Vec<LiveVariant>,
     pub(crate) admission: Arc<Admission>,
-    /// Instances that this revision may hold: fewer than there are, so that one endpoint's plugin
-    /// cannot take every instance from the others.
-    pub(crate) instances: Semaphore,
+    /// Instances that the endpoint holds, in all of its revisions.
+    pub(crate) instances: Arc<AtomicUsize>,
+    /// Instances that it may hold: fewer than there are, so that one endpoint's plugin cannot take
+    /// every instance from the others.
+    pub(crate) most_instances: usize,
+}
+
+/// One of the instances that an endpoint holds.
+struct Held<'a>(&'a AtomicUsize);
+
+impl<'a> Held<'a> {
+    /// One more, unless there are as many as there may be.
+    fn take(held: &'a AtomicUsize, most: usize) -> Option<Self> {
+        let one = Self(held);
+        // Dropped again when it is one too many.
+        (held.fetch_add(1, Ordering::Relaxed) < most).then_some(one)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How many requests are let in at once, over all endpoints.
@@ -329,9 +349,10 @@ impl LiveRevision {
                 if let Body::Tensors(inputs) = &incoming.body {
                     check_inputs(inputs, signature)?;
                 }
-                let (Ok(_own), Ok(_instance)) =
-                    (self.instances.try_acquire(), self.admission.instances.try_acquire())
-                else {
+                let (Some(_own), Ok(_instance)) = (
+                    Held::take(&self.instances, self.most_instances),
+                    self.admission.instances.try_acquire(),
+                ) else {
                     return Err(RequestError::Overloaded);
                 };
                 let wants_tensors = incoming.wants_tensors;
@@ -362,7 +383,7 @@ impl LiveRevision {
                         metrics.trapped("cpu");
                     }
                     if !matches!(error, CallError::Caller(_) | CallError::Overloaded)
-                        && sink.has_room()
+                        && sink.takes_failure()
                     {
                         let told = sink.told(&error, prediction);
                         tracing::error!(

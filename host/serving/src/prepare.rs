@@ -1,7 +1,8 @@
 //! From a revision's document to one that answers: compile, open, configure, check.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,9 @@ use berth_plugin::{
     Processor, Sink,
 };
 use berth_store::Store;
-use berth_tensor::Digest;
+use berth_tensor::{Digest, Name};
 use bytes::Bytes;
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
 
 use crate::catalog::now_ms;
 use crate::documents::{Pinned, PinnedPolicy, PinnedVariant, Revision};
@@ -38,32 +38,34 @@ pub(crate) struct Workshop {
     pub(crate) admission: Arc<Admission>,
     /// Instances that one endpoint may hold at once.
     pub(crate) instances_each: usize,
-    models: Shared<Model>,
-    components: Shared<Compiled>,
-    assets: Shared<Asset>,
+    models: Shared<Digest, Model>,
+    components: Shared<Digest, Compiled>,
+    assets: Shared<Digest, Asset>,
+    /// Instances that each endpoint holds.
+    held: Shared<Name, AtomicUsize>,
 }
 
-/// Values in use, by digest. One that nobody uses any more is forgotten.
-struct Shared<T>(Mutex<HashMap<Digest, Weak<T>>>);
+/// Values in use, by what they are known by. One that nobody uses any more is forgotten.
+struct Shared<K, T>(Mutex<HashMap<K, Weak<T>>>);
 
-impl<T> Shared<T> {
+impl<K: Eq + Hash, T> Shared<K, T> {
     fn new() -> Self {
         Self(Mutex::new(HashMap::new()))
     }
 
     fn get_or_make<E>(
         &self,
-        digest: Digest,
+        key: K,
         make: impl FnOnce() -> Result<Arc<T>, E>,
     ) -> Result<Arc<T>, E> {
-        let known = |map: &HashMap<Digest, Weak<T>>| map.get(&digest).and_then(Weak::upgrade);
+        let known = |map: &HashMap<K, Weak<T>>| map.get(&key).and_then(Weak::upgrade);
         if let Some(value) = known(&self.0.lock().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(value);
         }
         let value = make()?;
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         map.retain(|_, value| value.strong_count() > 0);
-        map.insert(digest, Arc::downgrade(&value));
+        map.insert(key, Arc::downgrade(&value));
         Ok(value)
     }
 }
@@ -85,6 +87,7 @@ impl Workshop {
             models: Shared::new(),
             components: Shared::new(),
             assets: Shared::new(),
+            held: Shared::new(),
         }
     }
 
@@ -158,6 +161,9 @@ impl Workshop {
                     .map(|(routing, evaluation)| (routing, Some(evaluation)))?
             }
         };
+        let instances = self
+            .held
+            .get_or_make(revision.endpoint.clone(), || Ok::<_, ControlError>(Arc::default()))?;
         let live = LiveRevision {
             endpoint: revision.endpoint.clone(),
             digest,
@@ -168,7 +174,8 @@ impl Workshop {
             direct: revision.direct,
             routing,
             variants,
-            instances: Semaphore::new(self.instances_of(&revision.limits)),
+            instances,
+            most_instances: self.instances_of(&revision.limits),
             admission: Arc::clone(&self.admission),
         };
         Ok((live, evaluation))

@@ -8,19 +8,22 @@ use std::time::{Duration, Instant};
 use berth_monitor::ProcessorMetrics;
 use berth_plugin::{CallError, Level, Sink};
 
-/// Lines that a plugin may log in a second, per variant.
+/// Lines that a plugin may log in a second, per variant; and as many again about its failures, so
+/// that it cannot hide them behind words of its own.
 const LINES: u32 = 100;
 
 /// Places of traps that are remembered, per variant.
 const TRAPS: usize = 64;
 
-/// A variant's sink, or with an empty variant that of the endpoint's policy: the log through tracing, the numbers through the monitor.
+/// A variant's sink, or with an empty variant that of the endpoint's policy: the log through
+/// tracing, the numbers through the monitor.
 pub(crate) struct VariantSink {
     endpoint: String,
     variant: String,
     plugin: String,
     metrics: ProcessorMetrics,
     lines: Mutex<Lines>,
+    failures: Mutex<Lines>,
     /// By the place of a trap, the prediction under which the log has it whole, and how often it
     /// came about since.
     traps: Mutex<HashMap<u64, (String, u64)>>,
@@ -38,7 +41,8 @@ impl VariantSink {
             variant: variant.to_owned(),
             plugin: plugin.to_owned(),
             metrics: ProcessorMetrics::new(endpoint, variant, plugin),
-            lines: Mutex::new(Lines { since: Instant::now(), count: 0 }),
+            lines: Mutex::new(Lines::new()),
+            failures: Mutex::new(Lines::new()),
             traps: Mutex::default(),
         }
     }
@@ -67,22 +71,32 @@ impl VariantSink {
         error.to_string()
     }
 
-    /// Whether the log takes another line about this plugin now; one that is not taken is counted.
-    pub(crate) fn has_room(&self) -> bool {
-        let has_room = self.count_line();
-        if !has_room {
-            self.metrics.dropped();
-        }
-        has_room
+    /// Whether the log takes another line about a failure of the plugin; one that is not taken is
+    /// counted.
+    pub(crate) fn takes_failure(&self) -> bool {
+        self.takes(&self.failures)
     }
 
-    fn count_line(&self) -> bool {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.since.elapsed() > Duration::from_secs(1) {
-            *lines = Lines { since: Instant::now(), count: 0 };
+    fn takes(&self, lines: &Mutex<Lines>) -> bool {
+        let taken = lines.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if !taken {
+            self.metrics.dropped();
         }
-        lines.count += 1;
-        lines.count <= LINES
+        taken
+    }
+}
+
+impl Lines {
+    fn new() -> Self {
+        Self { since: Instant::now(), count: 0 }
+    }
+
+    fn take(&mut self) -> bool {
+        if self.since.elapsed() > Duration::from_secs(1) {
+            *self = Self::new();
+        }
+        self.count += 1;
+        self.count <= LINES
     }
 }
 
@@ -97,7 +111,7 @@ impl Sink for VariantSink {
     }
 
     fn log(&self, level: Level, message: &str) {
-        if !self.enabled(level) || !self.has_room() {
+        if !self.enabled(level) || !self.takes(&self.lines) {
             return;
         }
         let Self { endpoint, variant, plugin, .. } = self;

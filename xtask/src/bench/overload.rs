@@ -58,6 +58,7 @@ pub(crate) fn measure(parts: &Parts, job: &Job) -> Result<Overload> {
         verdict.complaints()
     );
     let seconds = tally.elapsed.as_secs_f64();
+    ensure!(!tally.refused.is_empty(), "nothing was refused: that was no overload");
     let millis = |sorted: &[u32], q| f64::from(quantile(sorted, q)) / 1e3;
     Ok(Overload {
         peak,
