@@ -7,7 +7,7 @@ use std::thread;
 use serde_json::json;
 
 use crate::support::files::{guest, tensors, variant};
-use crate::support::{Host, Request, onnx};
+use crate::support::{Host, Request, onnx, until};
 
 /// A request that takes a model many turns of a loop.
 fn turns(endpoint: &str, turns: i64) -> Request {
@@ -88,6 +88,31 @@ fn a_model_that_takes_too_long_is_given_up() {
         let quick = Request::infer("quick", "x", &[1], &[1.0]);
         assert_eq!(host.send(&quick).output(), [2.0]);
     }
+}
+
+/// What an endpoint's old revision still holds counts.
+#[test]
+fn an_endpoint_holds_no_more_by_another_revision() {
+    let host = Host::start_with(&["--max-instances", "4"]);
+    host.push("plugin", "processor-faults", &guest("processor-faults"));
+    host.push("plugin", "empty", &guest("empty"));
+    host.push_model("adder", &onnx::adder(1.0));
+    let looping = variant("main", "processor-faults@1", "default = \"adder@1\"", "mode = \"loop\"");
+    let apply = |timeout: u32| {
+        host.apply(&format!("name = \"looping\"\ntimeout_ms = {timeout}\n{looping}"));
+    };
+    apply(8000);
+    host.apply(&format!("name = \"healthy\"\n{}", variant("main", "empty@1", "", "")));
+    let ask = || host.send(&Request::invoke("looping", "x")).status;
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..12).map(|_| scope.spawn(ask)).collect();
+        let refused = || clients.iter().filter(|client| client.is_finished()).count();
+        until("all but three are refused", || refused() == 9);
+        apply(7999);
+        assert_eq!(ask(), 503, "by the next revision");
+        assert_eq!(host.send(&Request::invoke("healthy", "x")).status, 200);
+        assert_eq!(refused(), 9, "the others still run");
+    });
 }
 
 /// One endpoint's plugin loops in every instance that the endpoint may hold.

@@ -13,7 +13,7 @@ const FAILED: &str = "the plugin failed; the log has it under ";
 
 /// What a request comes to in a mode of `processor-faults`: status, part of the message, and part
 /// of what the log says.
-const FAULTS: [(&str, u16, &str, &str); 32] = [
+const FAULTS: [(&str, u16, &str, &str); 33] = [
     ("none", 200, "ok", ""),
     ("trap", 500, STOPPED, "unreachable: it panicked or aborted"),
     ("panic", 500, STOPPED, "the guest panics on 1 bytes"),
@@ -29,6 +29,8 @@ const FAULTS: [(&str, u16, &str, &str); 32] = [
     ("graphs", 500, STOPPED, "host: "),
     ("endless", 500, FAILED, "the answer exceeds the endpoint's limit"),
     ("chatter", 200, "ok", ""),
+    // Its own words do not keep its end out of the log.
+    ("chatter-trap", 500, STOPPED, "unreachable: it panicked or aborted"),
     ("names", 200, "ok", ""),
     ("caller", 400, "the body is not to the guest's taste", ""),
     ("plugin", 500, FAILED, "the guest says no"),

@@ -65,6 +65,8 @@ enum Mode {
     Endless,
     /// Logs 100,000 lines, then answers.
     Chatter,
+    /// Logs 100,000 lines, then traps.
+    ChatterTrap,
     /// Counts under 10,000 names of metrics, then answers.
     Names,
     /// The request is wrong, so it says.
@@ -186,8 +188,12 @@ impl Faults {
                 reply.write([0; 1 << 16])?;
             },
             Mode::Chatter => {
-                (0..100_000).for_each(|line| berth_sdk::error!("line {line}"));
+                chatter();
                 Ok(())
+            }
+            Mode::ChatterTrap => {
+                chatter();
+                std::process::abort()
             }
             Mode::Names => {
                 (0..10_000).for_each(|name| berth_sdk::metrics::count(&format!("name_{name}"), 1));
@@ -246,6 +252,10 @@ impl Faults {
             }
         }
     }
+}
+
+fn chatter() {
+    (0..100_000).for_each(|line| berth_sdk::error!("line {line}"));
 }
 
 fn forever() -> ! {
