@@ -137,7 +137,7 @@ pub(crate) fn a_failure_is_one_requests_failure() {
         host.metric(&format!("berth_plugin_traps_total{{{labels}}}"))
     };
     let counts = ["unreachable", "memory", "stack", "trap", "host", "cpu"].map(traps);
-    assert_eq!(counts, [2.0, 1.0, 2.0, 0.0, 7.0, 2.0]);
+    assert_eq!(counts, [3.0, 1.0, 2.0, 0.0, 7.0, 2.0]);
     let dropped = |mode| {
         let labels =
             format!("endpoint=\"faults\",variant=\"{mode}\",plugin=\"processor-faults@1\"");
