@@ -203,7 +203,7 @@ impl<'a> Scanner<'a> {
         loop {
             match bytes.get(at) {
                 // Seven digits and a point.
-                Some(b'0'..=b'9') if at - start == 8 => return None,
+                Some(b'0'..=b'9') if at - start >= 8 => return None,
                 Some(&digit @ b'0'..=b'9') => digits = 10 * digits + u32::from(digit - b'0'),
                 Some(b'.') if point.is_none() && at > start => point = Some(at),
                 _ => break,
@@ -413,7 +413,20 @@ mod tests {
         for text in ["0", "-0", "-0.0", "12.5", "0.1", "9999999", "0.000001", "123.4567", "-7"] {
             assert!(check(text), "{text} is short");
         }
-        for text in ["01", "1.", ".5", "-", "1e3", "1.2.3", "12345678", "1234.5678", "+1", "1-2"] {
+        for text in [
+            "01",
+            "1.",
+            ".5",
+            "-",
+            "1e3",
+            "1.2.3",
+            "12345678",
+            "1234.5678",
+            "+1",
+            "1-2",
+            "18446744.0737",
+            "123456789012345678901234567890",
+        ] {
             assert!(!check(text), "{text} is not");
         }
         let mut state = 0x1234_5678_9ABC_DEF1_u64;

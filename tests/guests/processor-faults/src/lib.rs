@@ -65,7 +65,7 @@ enum Mode {
     Endless,
     /// Logs 100,000 lines, then answers.
     Chatter,
-    /// Logs 100,000 lines, then traps.
+    /// Logs 1,000 lines, then traps.
     ChatterTrap,
     /// Counts under 10,000 names of metrics, then answers.
     Names,
@@ -188,11 +188,11 @@ impl Faults {
                 reply.write([0; 1 << 16])?;
             },
             Mode::Chatter => {
-                chatter();
+                chatter(100_000);
                 Ok(())
             }
             Mode::ChatterTrap => {
-                chatter();
+                chatter(1000);
                 std::process::abort()
             }
             Mode::Names => {
@@ -254,8 +254,8 @@ impl Faults {
     }
 }
 
-fn chatter() {
-    (0..100_000).for_each(|line| berth_sdk::error!("line {line}"));
+fn chatter(lines: u32) {
+    (0..lines).for_each(|line| berth_sdk::error!("line {line}"));
 }
 
 fn forever() -> ! {
