@@ -64,10 +64,7 @@ impl Engines {
             )));
         }
         let inspection = inspect(bytes)?;
-        let engine = match inspection.kind {
-            Kind::Processor => &self.processors,
-            Kind::Policy => &self.policies,
-        };
+        let engine = self.engine(inspection.kind);
         let file = self.cache_file(engine, digest);
         if let Some(compiled) = self.cached(&inspection, digest, &file)? {
             return Ok(compiled);
@@ -88,20 +85,25 @@ impl Engines {
         Ok(Compiled { inspection, digest: *digest, times, component })
     }
 
+    /// The engine that components of a kind are compiled for.
+    fn engine(&self, kind: Kind) -> &Engine {
+        match kind {
+            Kind::Processor => &self.processors,
+            Kind::Policy => &self.policies,
+        }
+    }
+
     /// The compiled form in the cache, when it is there and sound.
     fn cached(
         &self,
         inspection: &Inspection,
         digest: &Digest,
-        file: &std::path::Path,
+        file: &Path,
     ) -> Result<Option<Compiled>, LoadError> {
         if !file.exists() {
             return Ok(None);
         }
-        let engine = match inspection.kind {
-            Kind::Processor => &self.processors,
-            Kind::Policy => &self.policies,
-        };
+        let engine = self.engine(inspection.kind);
         let start = Instant::now();
         match load(engine, file) {
             Ok(component) => {
