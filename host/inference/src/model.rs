@@ -122,12 +122,13 @@ impl Model {
         deadline: Instant,
     ) -> Result<Vec<NamedTensor>, InferenceError> {
         let plan = self.plan(inputs, outputs)?;
-        if deadline <= Instant::now() {
+        let now = Instant::now();
+        if deadline <= now {
             return Err(InferenceError::Timeout);
         }
         let order = plan.outputs.clone();
         let answer = if self.pace.is_small(size(inputs.iter().map(|input| &input.tensor))) {
-            self.run_here(inputs, plan, deadline)?
+            self.run_here(inputs, plan, deadline, now)?
         } else {
             self.run_there(inputs, plan, deadline).await?
         };
@@ -173,10 +174,16 @@ impl Model {
         Ok(Plan { inputs: order, outputs })
     }
 
-    fn run_here(&self, inputs: &[NamedTensor], plan: Plan, deadline: Instant) -> Answer {
+    fn run_here(
+        &self,
+        inputs: &[NamedTensor],
+        plan: Plan,
+        deadline: Instant,
+        now: Instant,
+    ) -> Answer {
         let watched = self.lanes.deadlines.watch_here(deadline)?;
         let tensors = inputs.iter().map(|input| &input.tensor);
-        run(&self.session, &self.pace, &plan, tensors, &watched)
+        run(&self.session, &self.pace, &plan, tensors, &watched, now)
     }
 
     async fn run_there(&self, inputs: &[NamedTensor], plan: Plan, deadline: Instant) -> Answer {
@@ -184,8 +191,9 @@ impl Model {
         let watched = self.lanes.deadlines.watch(deadline, Ticket::new(Some(reply))?);
         let (session, pace) = (Arc::clone(&self.session), Arc::clone(&self.pace));
         let tensors: Vec<Tensor> = inputs.iter().map(|input| input.tensor.clone()).collect();
-        let work =
-            Box::new(move |ticket: &Ticket| run(&session, &pace, &plan, tensors.iter(), ticket));
+        let work = Box::new(move |ticket: &Ticket| {
+            run(&session, &pace, &plan, tensors.iter(), ticket, Instant::now())
+        });
         self.lanes.executor.submit(Job { ticket: Arc::clone(&watched), work })?;
         // The ticket is dropped unanswered only when the runtime goes down.
         let gone = |_| Err(InferenceError::Runtime("it is shutting down".to_owned()));
@@ -209,9 +217,9 @@ fn run<'a>(
     plan: &Plan,
     tensors: impl Iterator<Item = &'a Tensor>,
     ticket: &Ticket,
+    start: Instant,
 ) -> Answer {
     let inputs: Few<_> = plan.inputs.iter().copied().zip(tensors).collect();
-    let start = Instant::now();
     let answer = session.run(&inputs, &plan.outputs, &ticket.stop);
     ticket.ended();
     // What fails by itself may do so early, and says nothing of the others.
