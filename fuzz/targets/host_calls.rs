@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use berth_inference::{Runtime, RuntimeOptions};
+use berth_inference::{BatchOptions, Runtime, RuntimeOptions};
 use berth_plugin::{
     Bindings, Body, BoundModel, Call, CompileLimits, EngineOptions, Engines, Level, Processor,
     ProcessorLimits, Reply, Request, Sink,
@@ -96,9 +96,9 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
     let processor = Processor::new(&engines, &Arc::new(compiled), name, "{}".into(), limits);
     let file = folder.path().join("adder.onnx");
     std::fs::write(&file, berth_onnx::small::adder(1.0)).expect("the model is written");
-    let runtime = Runtime::load(None, RuntimeOptions { threads: 1, queue: 8 });
-    let model = runtime.expect("ONNX Runtime loads").open("adder@1", &file);
-    let model = model.expect("the model opens");
+    let runtime = Runtime::load(None, RuntimeOptions { each: 1 }).expect("ONNX Runtime loads");
+    let opened = runtime.open("adder@1", &file, BatchOptions::default());
+    let model = opened.expect("the model opens").in_lane(&runtime.lane());
     let bound = BoundModel { role: "default".into(), name: "adder@1".into(), model };
     let bindings = Bindings { models: vec![bound], assets: Vec::new(), sink: Arc::new(Silent) };
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -20,6 +20,10 @@ pub(crate) trait Kind {
     const COLUMNS: &'static [&'static str];
     /// Their cells.
     fn cells(version: &Value) -> Vec<String>;
+    /// What else there is to say about a version.
+    fn details(_: &Value) -> Vec<(String, String)> {
+        Vec::new()
+    }
 }
 
 pub(crate) struct ModelKind;
@@ -29,6 +33,16 @@ impl Kind for ModelKind {
     const COLUMNS: &'static [&'static str] = &["INPUTS", "OUTPUTS"];
     fn cells(version: &Value) -> Vec<String> {
         vec![types(&version["inputs"]), types(&version["outputs"])]
+    }
+    fn details(version: &Value) -> Vec<(String, String)> {
+        let pair = |pair: &Value| (cell(&pair[0]), cell(&pair[1]));
+        let properties = version["properties"].as_array().into_iter().flatten().map(pair);
+        let batching = Some(&version["batching"]).filter(|batching| !batching.is_null());
+        batching
+            .map(|batching| ("batching".to_owned(), cell(batching)))
+            .into_iter()
+            .chain(properties)
+            .collect()
     }
 }
 
@@ -101,7 +115,11 @@ fn run_artifact<K: Kind>(verb: ArtifactVerb, client: &Client) -> anyhow::Result<
         ArtifactVerb::List => versions::<K>(client, client.get(K::PATH)?),
         ArtifactVerb::Show { name } => {
             let found = client.get(&format!("{}/{name}", K::PATH))?;
+            let newest = found.as_array().and_then(|versions| versions.last()).cloned();
             versions::<K>(client, found);
+            for (key, value) in newest.iter().flat_map(K::details).filter(|_| !client.json) {
+                say(&format!("{key:12}{value}"));
+            }
         }
         ArtifactVerb::Alias { name, alias, version } => {
             let path = format!("{}/{name}/aliases/{alias}", K::PATH);

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use berth_inference::{Runtime, RuntimeOptions};
+use berth_inference::{BatchOptions, Runtime, RuntimeOptions};
 use berth_tensor::{DataType, NamedTensor, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -15,7 +15,10 @@ fn through_host(criterion: &mut Criterion) {
     std::fs::write(&file, berth_onnx::networks::perceptron(1)).unwrap();
     let runtime = Runtime::load(None, RuntimeOptions::default()).unwrap();
     let threads = tokio::runtime::Builder::new_multi_thread().build().unwrap();
-    let model = runtime.open("perceptron@1", &file).unwrap();
+    let model = runtime
+        .open("perceptron@1", &file, BatchOptions::default())
+        .unwrap()
+        .in_lane(&runtime.lane());
     let tensor = Tensor::new(DataType::Fp32, vec![1, 64], vec![0; 256]).unwrap();
     let input = [NamedTensor { name: "x".to_owned(), tensor }];
     criterion.bench_function("a perceptron of 64, 64 and 10 units, through the host", |bencher| {

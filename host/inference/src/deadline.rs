@@ -4,7 +4,7 @@
 //! included, so that no model can hold a thread for longer than its request has.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -18,20 +18,44 @@ use crate::onnxruntime::session::Stop;
 /// What a run comes to: the outputs in the order asked for.
 pub(crate) type Answer = Result<Vec<Tensor>, InferenceError>;
 
-/// One run from its request to its end, shared by whoever may end it.
-pub(crate) struct Ticket {
+/// A call of ONNX Runtime, for as many requests as share it. It is stopped when none of them wants
+/// it any more.
+pub(crate) struct Run {
     pub(crate) stop: Stop,
+    wanted: AtomicUsize,
+}
+
+impl Run {
+    /// A run that one holder wants: a request, or whoever gathers requests for it.
+    pub(crate) fn new() -> Result<Arc<Self>, InferenceError> {
+        let stop = Stop::new().map_err(InferenceError::Runtime)?;
+        Ok(Arc::new(Self { stop, wanted: AtomicUsize::new(1) }))
+    }
+
+    /// One holder wants it no more; answers whether another does.
+    pub(crate) fn unwanted(&self) -> bool {
+        let others = self.wanted.fetch_sub(1, Ordering::AcqRel) > 1;
+        if !others {
+            self.stop.stop();
+        }
+        others
+    }
+}
+
+/// One inference from its request to its end, shared by whoever may end it.
+pub(crate) struct Ticket {
     dead: AtomicBool,
     ended: AtomicBool,
+    /// What it runs in, once it does.
+    run: Mutex<Option<Arc<Run>>>,
     reply: Mutex<Option<oneshot::Sender<Answer>>>,
 }
 
 impl Ticket {
-    /// A ticket whose first answer goes to `reply`.
-    pub(crate) fn new(reply: Option<oneshot::Sender<Answer>>) -> Result<Arc<Self>, InferenceError> {
-        let stop = Stop::new().map_err(InferenceError::Runtime)?;
+    /// A ticket whose first answer goes to `reply`, and which is in `run` already or joins one later.
+    pub(crate) fn new(reply: Option<oneshot::Sender<Answer>>, run: Option<Arc<Run>>) -> Arc<Self> {
         let (dead, ended) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Arc::new(Self { stop, dead, ended, reply: Mutex::new(reply) }))
+        Arc::new(Self { dead, ended, run: Mutex::new(run), reply: Mutex::new(reply) })
     }
 
     /// Whether nobody waits for the answer any more, or its time is up.
@@ -39,15 +63,28 @@ impl Ticket {
         self.dead.load(Ordering::Acquire)
     }
 
+    /// Has the ticket end in `run`, or says that it is dead.
+    pub(crate) fn join(&self, run: &Arc<Run>) -> bool {
+        let mut place = lock(&self.run);
+        if self.is_dead() {
+            return false;
+        }
+        run.wanted.fetch_add(1, Ordering::AcqRel);
+        *place = Some(Arc::clone(run));
+        true
+    }
+
     /// The run has come to its end: there is nothing left to stop.
     pub(crate) fn ended(&self) {
         self.ended.store(true, Ordering::Release);
     }
 
-    /// Ends the run, or keeps it from beginning.
+    /// Ends the run when no other request is in it, or keeps it from beginning.
     fn kill(&self) {
-        if !self.dead.swap(true, Ordering::AcqRel) {
-            self.stop.stop();
+        if !self.dead.swap(true, Ordering::AcqRel)
+            && let Some(run) = lock(&self.run).as_ref()
+        {
+            run.unwanted();
         }
     }
 
@@ -65,8 +102,8 @@ pub(crate) struct Watched<'a> {
     deadlines: &'a Deadlines,
     key: (Instant, u64),
     ticket: Arc<Ticket>,
-    /// Whether no executor was given the ticket too.
-    lone: bool,
+    /// The run, when it is on its caller's thread and nobody else has the ticket.
+    here: Option<Arc<Run>>,
 }
 
 impl std::ops::Deref for Watched<'_> {
@@ -82,9 +119,9 @@ impl Drop for Watched<'_> {
         let ours = lock(&self.deadlines.shared.state).pending.remove(&self.key).is_some();
         if !self.ticket.ended.swap(false, Ordering::AcqRel) {
             self.ticket.kill();
-        } else if ours && self.lone {
+        } else if let Some(run) = self.here.take().filter(|_| ours) {
             // Nobody else has it any more, nor has it been stopped. When there are enough, it goes.
-            let _ = self.deadlines.spare.push(Arc::clone(&self.ticket));
+            let _ = self.deadlines.spare.push((Arc::clone(&self.ticket), run));
         }
     }
 }
@@ -94,7 +131,7 @@ pub(crate) struct Deadlines {
     shared: Arc<Shared>,
     /// Tickets of runs that have ended on their caller's thread: making one takes a tenth of a
     /// small run.
-    spare: ArrayQueue<Arc<Ticket>>,
+    spare: ArrayQueue<(Arc<Ticket>, Arc<Run>)>,
 }
 
 /// The most tickets kept for the next runs.
@@ -126,11 +163,20 @@ impl Deadlines {
     }
 
     /// Watches a run on the caller's thread: at `deadline` it is stopped.
-    pub(crate) fn watch_here(&self, deadline: Instant) -> Result<Watched<'_>, InferenceError> {
-        let ticket = self.spare.pop().map_or_else(|| Ticket::new(None), Ok)?;
+    pub(crate) fn watch_here(
+        &self,
+        deadline: Instant,
+    ) -> Result<(Watched<'_>, Arc<Run>), InferenceError> {
+        let (ticket, run) = match self.spare.pop() {
+            Some(spare) => spare,
+            None => {
+                let run = Run::new()?;
+                (Ticket::new(None, Some(Arc::clone(&run))), run)
+            }
+        };
         let mut watched = self.watch(deadline, ticket);
-        watched.lone = true;
-        Ok(watched)
+        watched.here = Some(Arc::clone(&run));
+        Ok((watched, run))
     }
 
     /// Watches a run: at `deadline` it is stopped and answered with a timeout.
@@ -145,7 +191,7 @@ impl Deadlines {
             self.shared.sooner.notify_one();
         }
         drop(state);
-        Watched { deadlines: self, key, ticket, lone: false }
+        Watched { deadlines: self, key, ticket, here: None }
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! - [`runtime`]: the loaded runtime, its threads, and how a model is opened
 //! - [`model`]: what a model takes and answers, and one inference on it
-//! - `executor`: the threads that run what must not hold up its caller, and their bounded queue
+//! - `executor`: the threads that run what must not hold up its caller, their bounded queues, and a
+//!   fair share for each lane
+//! - `batch`: inferences of several requests as one run
+//! - [`probe`]: whether that is safe for a model
 //! - `deadline`: stops runs whose time is up
 //! - `pace`: how long a model takes, and so whether a run stays on its caller's thread
 //! - [`onnxruntime`]: everything that touches ONNX Runtime, and the only code that does
@@ -10,13 +13,17 @@
 //! A model is one session, whatever the number of callers: ONNX Runtime's CPU provider runs one
 //! session on many threads at once, so weights are in memory once and no caller waits for another.
 
+mod batch;
 mod deadline;
 mod executor;
 pub mod model;
 pub mod onnxruntime;
 mod pace;
+pub mod probe;
 pub mod runtime;
 
-pub use model::{InferenceError, Model};
+pub use executor::Lane;
+pub use model::{BatchOptions, InferenceError, Model, Opened};
 pub use onnxruntime::{OpenError, RuntimeError};
+pub use probe::Batching;
 pub use runtime::{Runtime, RuntimeOptions};

@@ -2,16 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use berth_tensor::{DataType, NamedTensor, Tensor, TensorType};
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
 
+use crate::batch::Entry;
 use crate::deadline::{Answer, Ticket};
-use crate::executor::Job;
-use crate::onnxruntime::session::Session;
+use crate::executor::Lane;
+use crate::onnxruntime::session::{Session, Stop};
 use crate::pace::Pace;
+use crate::probe::{self, Batching};
 use crate::runtime::Lanes;
 
 /// Why an inference gave no answer.
@@ -39,31 +42,80 @@ pub enum InferenceError {
     Runtime(String),
 }
 
-/// A model that is open. It is closed, and its memory freed, when the last reference and the last
-/// output of it are gone.
-pub struct Model {
+/// A model that is open, shared by all lanes. It is closed, and its memory freed, when the last
+/// reference and the last output of it are gone.
+pub struct Opened {
     name: String,
-    session: Arc<Session>,
+    pub(crate) session: Arc<Session>,
+    pub(crate) options: BatchOptions,
     lanes: Arc<Lanes>,
     bytes: u64,
     input_index: HashMap<String, usize>,
     output_index: HashMap<String, usize>,
-    pace: Arc<Pace>,
+    batching: Batching,
+    pace: Pace,
+    runs: AtomicU64,
+    requests: AtomicU64,
+    /// Runs together that failed.
+    failed: AtomicU64,
+}
+
+/// An open model in a lane: what runs it, and has the lane's share of the threads.
+pub struct Model {
+    opened: Arc<Opened>,
+    lane: Arc<Lane>,
+}
+
+impl std::ops::Deref for Model {
+    type Target = Opened;
+
+    fn deref(&self) -> &Opened {
+        &self.opened
+    }
+}
+
+/// How the inferences of a model are queued and run together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BatchOptions {
+    /// The most rows of one run, the sum of the leading dimensions of its requests: 1 for every
+    /// request alone. Without it, the model decides: alone where running together is not safe or
+    /// brings nothing.
+    pub most: Option<u32>,
+    /// How long a request waits for more of them, counted from when it was queued. One that waits
+    /// alone does not wait for others.
+    pub delay: Duration,
+    /// Requests that may wait in one lane; the next is refused at once.
+    pub queue: usize,
+}
+
+impl Default for BatchOptions {
+    /// No delay, and 128 requests that wait.
+    fn default() -> Self {
+        Self { most: None, delay: Duration::ZERO, queue: 128 }
+    }
 }
 
 /// What is asked of a session, by index.
-struct Plan {
-    inputs: Few<usize>,
-    outputs: Few<usize>,
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) inputs: Few<usize>,
+    pub(crate) outputs: Few<usize>,
 }
 
 /// What is mostly few, and then needs no allocation.
 pub(crate) type Few<T> = SmallVec<[T; 4]>;
 
-impl Model {
-    pub(crate) fn new(name: &str, session: Session, bytes: u64, lanes: Arc<Lanes>) -> Self {
+impl Opened {
+    pub(crate) fn new(
+        name: &str,
+        session: Session,
+        options: BatchOptions,
+        bytes: u64,
+        lanes: Arc<Lanes>,
+    ) -> Self {
         let session = Arc::new(session);
-        let pace = Arc::new(Pace::measure(name, &session, &lanes.deadlines));
+        let pace = Pace::measure(name, &session, &lanes.deadlines);
+        let batching = probe::judge(&session, options.most, &lanes.deadlines);
         let index = |types: &[TensorType]| {
             types.iter().enumerate().map(|(index, ty)| (ty.name.clone(), index)).collect()
         };
@@ -72,10 +124,20 @@ impl Model {
             input_index: index(&session.inputs),
             output_index: index(&session.outputs),
             session,
+            options,
             lanes,
             bytes,
+            batching,
             pace,
+            runs: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
         }
+    }
+
+    /// The model in a lane.
+    pub fn in_lane(self: &Arc<Self>, lane: &Arc<Lane>) -> Arc<Model> {
+        Arc::new(Model { opened: Arc::clone(self), lane: Arc::clone(lane) })
     }
 
     /// The name that it was opened under.
@@ -99,48 +161,30 @@ impl Model {
         &self.session.properties
     }
 
+    /// Whether requests may run together, and why not where they may not.
+    pub fn batching(&self) -> &Batching {
+        &self.batching
+    }
+
+    /// The runs of several requests so far, and those requests.
+    pub fn counts(&self) -> (u64, u64) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (count(&self.runs), count(&self.requests))
+    }
+
     /// An estimate of the memory that it holds while it is open, in bytes: the size of its file.
     pub fn resident_bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Checks what [`Self::run`] checks before it runs anything: names, datatypes, shapes, and that
+    /// Checks what [`Model::run`] checks before it runs anything: names, datatypes, shapes, and that
     /// BOOL elements are 0 or 1 and BYTES elements UTF-8, as ONNX has them.
     pub fn check(&self, inputs: &[NamedTensor], outputs: &[String]) -> Result<(), InferenceError> {
         self.plan(inputs, outputs).map(|_| ())
     }
 
-    /// Runs the model and answers `outputs` in their order, or all in the model's order when none is
-    /// named. Dropping the future ends the run.
-    ///
-    /// A run that is expected to take microseconds happens inside the first poll, any other on one
-    /// of the runtime's threads.
-    pub async fn run(
-        &self,
-        inputs: &[NamedTensor],
-        outputs: &[String],
-        deadline: Instant,
-    ) -> Result<Vec<NamedTensor>, InferenceError> {
-        let plan = self.plan(inputs, outputs)?;
-        let now = Instant::now();
-        if deadline <= now {
-            return Err(InferenceError::Timeout);
-        }
-        let order = plan.outputs.clone();
-        let answer = if self.pace.is_small(size(inputs.iter().map(|input| &input.tensor))) {
-            self.run_here(inputs, plan, deadline, now)?
-        } else {
-            self.run_there(inputs, plan, deadline).await?
-        };
-        let named = |(index, tensor): (usize, Tensor)| {
-            let name = self.session.outputs[index].name.clone();
-            NamedTensor { name, tensor }
-        };
-        Ok(order.into_iter().zip(answer).map(named).collect())
-    }
-
     fn plan(&self, inputs: &[NamedTensor], outputs: &[String]) -> Result<Plan, InferenceError> {
-        let types = &self.session.inputs;
+        let types = self.inputs();
         let invalid = |input: &str, problem: String| {
             Err(InferenceError::InvalidInput { input: input.to_owned(), problem })
         };
@@ -167,34 +211,132 @@ impl Model {
             index.ok_or_else(|| InferenceError::UnknownOutput(name.clone()))
         };
         let outputs = if outputs.is_empty() {
-            (0..self.session.outputs.len()).collect()
+            (0..self.outputs().len()).collect()
         } else {
             outputs.iter().map(output).collect::<Result<_, _>>()?
         };
         Ok(Plan { inputs: order, outputs })
     }
 
+    /// The most rows that a run may have.
+    pub(crate) fn most_rows(&self) -> u64 {
+        match self.batching {
+            Batching::Together { most } => most.into(),
+            Batching::Alone { .. } => 1,
+        }
+    }
+
+    /// One run has answered so many requests.
+    pub(crate) fn ran_together(&self, requests: usize) {
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(requests as u64, Ordering::Relaxed);
+    }
+
+    /// A run of several requests has failed; the log has the first, and then fewer and fewer.
+    pub(crate) fn failed_together(&self, problem: &str) {
+        let failed = self.failed.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        if failed.is_power_of_two() {
+            tracing::debug!("requests that ran together run one by one: {problem}");
+        }
+    }
+
+    /// One request by itself.
+    pub(crate) fn run<'a>(
+        &self,
+        plan: &Plan,
+        tensors: impl Iterator<Item = &'a Tensor>,
+        ticket: &Ticket,
+        stop: &Stop,
+        start: Instant,
+    ) -> Answer {
+        let inputs: Few<_> = plan.inputs.iter().copied().zip(tensors).collect();
+        let answer = self.session.run(&inputs, &plan.outputs, stop);
+        ticket.ended();
+        // What fails by itself may do so early, and says nothing of the others.
+        if answer.is_ok() || ticket.is_dead() {
+            self.pace.note(size(inputs.iter().map(|&(_, tensor)| tensor)), start.elapsed());
+        }
+        answer.map_err(|problem| {
+            if ticket.is_dead() {
+                InferenceError::Timeout
+            } else {
+                InferenceError::Runtime(problem)
+            }
+        })
+    }
+}
+
+impl Model {
+    /// Runs the model and answers `outputs` in their order, or all in the model's order when none is
+    /// named. Dropping the future ends the run.
+    ///
+    /// A run that is expected to take microseconds happens inside the first poll, any other on one
+    /// of the runtime's threads, in its turn among those of its lane and of others, and together with
+    /// what waits there for the same model where that is safe.
+    pub async fn run(
+        &self,
+        inputs: &[NamedTensor],
+        outputs: &[String],
+        deadline: Instant,
+    ) -> Result<Vec<NamedTensor>, InferenceError> {
+        let plan = self.plan(inputs, outputs)?;
+        let now = Instant::now();
+        if deadline <= now {
+            return Err(InferenceError::Timeout);
+        }
+        let order = plan.outputs.clone();
+        let small = self.pace.is_small(size(inputs.iter().map(|input| &input.tensor)));
+        let answer = if small {
+            self.run_here(inputs, &plan, deadline, now)?
+        } else {
+            self.run_there(inputs, plan, deadline, now).await?
+        };
+        let named = |(index, tensor): (usize, Tensor)| {
+            let name = self.outputs()[index].name.clone();
+            NamedTensor { name, tensor }
+        };
+        Ok(order.into_iter().zip(answer).map(named).collect())
+    }
+
+    /// Inferences of the model's lane that wait for a thread, and runs under way there.
+    pub fn queue(&self) -> (usize, usize) {
+        self.lanes.executor.queue(&self.lane)
+    }
+
     fn run_here(
         &self,
         inputs: &[NamedTensor],
-        plan: Plan,
+        plan: &Plan,
         deadline: Instant,
         now: Instant,
     ) -> Answer {
-        let watched = self.lanes.deadlines.watch_here(deadline)?;
+        let (watched, run) = self.lanes.deadlines.watch_here(deadline)?;
         let tensors = inputs.iter().map(|input| &input.tensor);
-        run(&self.session, &self.pace, &plan, tensors, &watched, now)
+        self.opened.run(plan, tensors, &watched, &run.stop, now)
     }
 
-    async fn run_there(&self, inputs: &[NamedTensor], plan: Plan, deadline: Instant) -> Answer {
+    async fn run_there(
+        &self,
+        inputs: &[NamedTensor],
+        mut plan: Plan,
+        deadline: Instant,
+        now: Instant,
+    ) -> Answer {
         let (reply, answer) = oneshot::channel();
-        let watched = self.lanes.deadlines.watch(deadline, Ticket::new(Some(reply))?);
-        let (session, pace) = (Arc::clone(&self.session), Arc::clone(&self.pace));
-        let tensors: Vec<Tensor> = inputs.iter().map(|input| input.tensor.clone()).collect();
-        let work = Box::new(move |ticket: &Ticket| {
-            run(&session, &pace, &plan, tensors.iter(), ticket, Instant::now())
-        });
-        self.lanes.executor.submit(Job { ticket: Arc::clone(&watched), work })?;
+        let watched = self.lanes.deadlines.watch(deadline, Ticket::new(Some(reply), None));
+        // In the model's order, in which requests with the same inputs are alike.
+        let mut tensors: Vec<(usize, Tensor)> =
+            plan.inputs.iter().copied().zip(inputs.iter().map(|it| it.tensor.clone())).collect();
+        tensors.sort_unstable_by_key(|&(index, _)| index);
+        plan.inputs.sort_unstable();
+        let entry = Entry {
+            ticket: Arc::clone(&watched),
+            opened: Arc::clone(&self.opened),
+            plan,
+            tensors: tensors.into_iter().map(|(_, tensor)| tensor).collect(),
+            since: now,
+        };
+        self.lanes.executor.submit(&self.lane, entry)?;
         // The ticket is dropped unanswered only when the runtime goes down.
         let gone = |_| Err(InferenceError::Runtime("it is shutting down".to_owned()));
         answer.await.unwrap_or_else(gone)
@@ -203,32 +345,18 @@ impl Model {
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model")
+        self.opened.fmt(f)
+    }
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened")
             .field("name", &self.name)
             .field("inputs", &self.inputs())
             .field("outputs", &self.outputs())
             .finish_non_exhaustive()
     }
-}
-
-fn run<'a>(
-    session: &Arc<Session>,
-    pace: &Pace,
-    plan: &Plan,
-    tensors: impl Iterator<Item = &'a Tensor>,
-    ticket: &Ticket,
-    start: Instant,
-) -> Answer {
-    let inputs: Few<_> = plan.inputs.iter().copied().zip(tensors).collect();
-    let answer = session.run(&inputs, &plan.outputs, &ticket.stop);
-    ticket.ended();
-    // What fails by itself may do so early, and says nothing of the others.
-    if answer.is_ok() || ticket.is_dead() {
-        pace.note(size(inputs.iter().map(|&(_, tensor)| tensor)), start.elapsed());
-    }
-    answer.map_err(|problem| {
-        if ticket.is_dead() { InferenceError::Timeout } else { InferenceError::Runtime(problem) }
-    })
 }
 
 /// The bytes of all inputs of a run.

@@ -80,9 +80,10 @@ fn warm_up(session: &Arc<Session>, deadlines: &Deadlines) -> Result<(Duration, u
     while shortest == Duration::MAX || (begin.elapsed() < ENOUGH && begin.elapsed() < 20 * shortest)
     {
         let watched = deadlines.watch_here(Instant::now() + WARM_UP);
-        let watched = watched.map_err(|error| error.to_string())?;
+        let (watched, run) = watched.map_err(|error| error.to_string())?;
         let start = Instant::now();
-        session.run(&inputs, &outputs, &watched.stop)?;
+        session.run(&inputs, &outputs, &run.stop)?;
+        watched.ended();
         shortest = shortest.min(start.elapsed());
     }
     Ok((shortest, bytes))

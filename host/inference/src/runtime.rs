@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use crate::deadline::Deadlines;
-use crate::executor::Executor;
-use crate::model::Model;
+use crate::executor::{Executor, Lane};
+use crate::model::{BatchOptions, Opened};
 use crate::onnxruntime::library::Library;
 use crate::onnxruntime::session::Session;
 use crate::onnxruntime::{OpenError, RuntimeError};
@@ -14,17 +14,15 @@ use crate::onnxruntime::{OpenError, RuntimeError};
 /// How much a runtime takes on at once.
 #[derive(Clone, Debug)]
 pub struct RuntimeOptions {
-    /// Threads for runs that must not hold up their caller. All models share them.
-    pub threads: usize,
-    /// Runs that may wait for one of them; the next is refused at once.
-    pub queue: usize,
+    /// Runs of one lane at once that must not hold up their caller. There are twice as many threads
+    /// for all lanes together, so that one lane does not hold up the others either.
+    pub each: usize,
 }
 
 impl Default for RuntimeOptions {
-    /// As many threads as the machine has cores, and 64 waiting runs for each.
+    /// As many as the machine has cores.
     fn default() -> Self {
-        let threads = available_parallelism().map_or(1, usize::from);
-        Self { threads, queue: 64 * threads }
+        Self { each: available_parallelism().map_or(1, usize::from) }
     }
 }
 
@@ -53,7 +51,7 @@ impl Runtime {
             path: library.path.clone(),
             problem: error.to_string(),
         };
-        let executor = Executor::start(options.threads, options.queue).map_err(start)?;
+        let executor = Executor::start(2 * options.each, options.each).map_err(start)?;
         let deadlines = Deadlines::start().map_err(start)?;
         Ok(Self { lanes: Arc::new(Lanes { executor, deadlines }), library })
     }
@@ -72,10 +70,20 @@ impl Runtime {
     ///
     /// Blocks for as long as ONNX Runtime takes: call it off the request path. `name`, such as
     /// `digits@2`, is for messages.
-    pub fn open(&self, name: &str, file: &Path) -> Result<Arc<Model>, OpenError> {
+    pub fn open(
+        &self,
+        name: &str,
+        file: &Path,
+        options: BatchOptions,
+    ) -> Result<Arc<Opened>, OpenError> {
         let session = Session::open(&self.library, name, file)?;
         let bytes = std::fs::metadata(file).map_or(0, |metadata| metadata.len());
-        Ok(Arc::new(Model::new(name, session, bytes, Arc::clone(&self.lanes))))
+        Ok(Arc::new(Opened::new(name, session, options, bytes, Arc::clone(&self.lanes))))
+    }
+
+    /// A new lane: whoever runs models through it has a fair share of the threads.
+    pub fn lane(&self) -> Arc<Lane> {
+        self.lanes.executor.lane()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use berth_inference::BatchOptions;
 use berth_plugin::Evaluation;
 use berth_store::{Change, Note};
 use berth_tensor::{Digest, Name};
@@ -46,7 +47,7 @@ impl Host {
     ) -> Result<ModelVersion, ControlError> {
         let workshop = Arc::clone(&self.workshop);
         blocking(move || {
-            let model = workshop.model(name.as_str(), digest)?;
+            let model = workshop.model(name.as_str(), digest, BatchOptions::default())?;
             let version = ModelVersion {
                 name,
                 version: 0,
@@ -56,6 +57,7 @@ impl Host {
                 inputs: model.inputs().to_vec(),
                 outputs: model.outputs().to_vec(),
                 properties: model.properties().to_vec(),
+                batching: model.batching().to_string(),
             };
             catalog::push(&workshop.store, version, &note)
         })

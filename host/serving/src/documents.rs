@@ -8,7 +8,7 @@ use berth_tensor::{Digest, Name, TensorType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::spec::{AttributeSource, Limits};
+use crate::spec::{AttributeSource, Limits, ModelSpec};
 
 /// The store's kinds of documents.
 pub(crate) const MODEL: &str = "model";
@@ -35,6 +35,9 @@ pub struct ModelVersion {
     pub outputs: Vec<TensorType>,
     /// What the file says of itself.
     pub properties: Vec<(String, String)>,
+    /// Whether requests for it run together, or why not, as it was found when it was pushed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub batching: String,
 }
 
 /// One version of a plugin.
@@ -87,6 +90,9 @@ pub struct Revision {
     /// What its processors may use.
     #[serde(default, skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
+    /// How its models are run, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub models: BTreeMap<Name, ModelSpec>,
     /// How to choose among the variants.
     pub routing: Option<PinnedPolicy>,
     /// The ways to answer.

@@ -243,7 +243,7 @@ impl Host {
 fn kept_bytes(baking: &VecDeque<(Instant, Arc<LiveRevision>)>) -> u64 {
     let models = baking.iter().flat_map(|(_, old)| old.models());
     let distinct: HashMap<_, _> =
-        models.map(|model| (Arc::as_ptr(model), model.resident_bytes())).collect();
+        models.map(|model| (std::ptr::from_ref(model), model.resident_bytes())).collect();
     distinct.values().sum()
 }
 

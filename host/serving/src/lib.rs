@@ -28,4 +28,4 @@ pub use control::Applied;
 pub use error::{ControlError, RequestError};
 pub use host::{Host, HostOptions};
 pub use live::{Incoming, LiveRevision, Metadata, Outcome, PredictionId};
-pub use spec::{AttributeSource, EndpointSpec, PolicySpec, VariantSpec};
+pub use spec::{AttributeSource, EndpointSpec, ModelSpec, PolicySpec, VariantSpec};

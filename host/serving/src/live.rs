@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use berth_inference::{InferenceError, Model};
+use berth_inference::{InferenceError, Lane, Model, Opened};
 use berth_monitor::{EndpointMetrics, PluginMetrics};
 use berth_plugin::processor::Signature;
 use berth_plugin::{
@@ -33,11 +33,18 @@ pub struct LiveRevision {
     pub(crate) routing: Routing,
     pub(crate) variants: Vec<LiveVariant>,
     pub(crate) admission: Arc<Admission>,
-    /// Instances that the endpoint holds, in all of its revisions.
-    pub(crate) instances: Arc<AtomicUsize>,
+    pub(crate) share: Arc<Share>,
     /// Instances that it may hold: fewer than there are, so that one endpoint's plugin cannot take
     /// every instance from the others.
     pub(crate) most_instances: usize,
+}
+
+/// An endpoint's part of what all endpoints share, the same in all of its revisions.
+pub(crate) struct Share {
+    /// Instances that it holds.
+    pub(crate) instances: AtomicUsize,
+    /// Where its models run.
+    pub(crate) lane: Arc<Lane>,
 }
 
 /// One of the instances that an endpoint holds.
@@ -197,8 +204,8 @@ impl LiveRevision {
     }
 
     /// The models that it keeps open; one that is bound twice comes twice.
-    pub(crate) fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
-        self.bound().map(|bound| &bound.model)
+    pub(crate) fn models(&self) -> impl Iterator<Item = &Opened> {
+        self.bound().map(|bound| &**bound.model)
     }
 
     /// What a variant takes and answers; without a name, the first one.
@@ -350,7 +357,7 @@ impl LiveRevision {
                     check_inputs(inputs, signature)?;
                 }
                 let (Some(_own), Ok(_instance)) = (
-                    Held::take(&self.instances, self.most_instances),
+                    Held::take(&self.share.instances, self.most_instances),
                     self.admission.instances.try_acquire(),
                 ) else {
                     return Err(RequestError::Overloaded);

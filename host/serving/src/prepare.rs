@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use berth_inference::{Model, Runtime};
+use berth_inference::{BatchOptions, Batching, Lane, Opened, Runtime};
 use berth_monitor::{EndpointMetrics, PluginMetrics};
 use berth_plugin::engine::Engines;
 use berth_plugin::observing::Arm;
@@ -23,7 +23,7 @@ use crate::catalog::now_ms;
 use crate::documents::{Pinned, PinnedPolicy, PinnedVariant, Revision};
 use crate::draw::Shares;
 use crate::error::ControlError;
-use crate::live::{Admission, LiveRevision, LiveVariant, Routing, Way};
+use crate::live::{Admission, LiveRevision, LiveVariant, Routing, Share, Way};
 use crate::sink::VariantSink;
 use crate::spec::{Limits, SpecError};
 
@@ -38,11 +38,11 @@ pub(crate) struct Workshop {
     pub(crate) admission: Arc<Admission>,
     /// Instances that one endpoint may hold at once.
     pub(crate) instances_each: usize,
-    models: Shared<Digest, Model>,
+    models: Shared<(Digest, BatchOptions), Opened>,
     components: Shared<Digest, Compiled>,
     assets: Shared<Digest, Asset>,
-    /// Instances that each endpoint holds.
-    held: Shared<Name, AtomicUsize>,
+    /// Each endpoint's part of what all share.
+    shares: Shared<Name, Share>,
 }
 
 /// Values in use, by what they are known by. One that nobody uses any more is forgotten.
@@ -87,16 +87,28 @@ impl Workshop {
             models: Shared::new(),
             components: Shared::new(),
             assets: Shared::new(),
-            held: Shared::new(),
+            shares: Shared::new(),
         }
     }
 
     /// Opens a model, or finds it open. Blocks.
-    pub(crate) fn model(&self, name: &str, digest: Digest) -> Result<Arc<Model>, ControlError> {
-        self.models.get_or_make(digest, || {
+    pub(crate) fn model(
+        &self,
+        name: &str,
+        digest: Digest,
+        options: BatchOptions,
+    ) -> Result<Arc<Opened>, ControlError> {
+        self.models.get_or_make((digest, options), || {
             self.store.blob_verify(&digest)?;
-            let opened = self.runtime.open(name, &self.store.blob_path(&digest));
+            let opened = self.runtime.open(name, &self.store.blob_path(&digest), options);
             opened.map_err(|source| Box::new(source).into())
+        })
+    }
+
+    /// What an endpoint has of what all share.
+    fn share(&self, endpoint: &Name) -> Result<Arc<Share>, ControlError> {
+        self.shares.get_or_make(endpoint.clone(), || {
+            Ok(Arc::new(Share { instances: AtomicUsize::new(0), lane: self.runtime.lane() }))
         })
     }
 
@@ -147,9 +159,10 @@ impl Workshop {
         evaluation: Option<Evaluation>,
     ) -> Result<(LiveRevision, Option<Evaluation>), ControlError> {
         let digest = revision.digest();
+        let share = self.share(&revision.endpoint)?;
         let mut variants = Vec::with_capacity(revision.variants.len());
         for variant in &revision.variants {
-            variants.push(self.variant(revision, variant).await?);
+            variants.push(self.variant(revision, variant, &share.lane).await?);
         }
         let (routing, evaluation) = match &revision.routing {
             None => (Routing::Only, None),
@@ -161,9 +174,6 @@ impl Workshop {
                     .map(|(routing, evaluation)| (routing, Some(evaluation)))?
             }
         };
-        let instances = self
-            .held
-            .get_or_make(revision.endpoint.clone(), || Ok::<_, ControlError>(Arc::default()))?;
         let live = LiveRevision {
             endpoint: revision.endpoint.clone(),
             digest,
@@ -174,7 +184,7 @@ impl Workshop {
             direct: revision.direct,
             routing,
             variants,
-            instances,
+            share,
             most_instances: self.instances_of(&revision.limits),
             admission: Arc::clone(&self.admission),
         };
@@ -185,13 +195,23 @@ impl Workshop {
         self: &Arc<Self>,
         revision: &Revision,
         variant: &PinnedVariant,
+        lane: &Arc<Lane>,
     ) -> Result<LiveVariant, ControlError> {
         let (workshop, pinned) = (Arc::clone(self), variant.clone());
+        let (lane, specs) = (Arc::clone(lane), revision.models.clone());
         let (models, assets, component) = blocking(move || {
             let models = pinned.models.iter().map(|(role, model)| {
                 let (role, name) = (role.clone(), model.to_string());
-                let model = workshop.model(&name, model.digest)?;
-                Ok(BoundModel { role, name, model })
+                let spec = specs.get(&model.name).cloned().unwrap_or_default();
+                let opened = workshop.model(&name, model.digest, spec.options())?;
+                if let (Some(2..), Batching::Alone { why, .. }) =
+                    (spec.max_batch, opened.batching())
+                {
+                    let problem = format!("requests for {name} cannot run together: {why}");
+                    let key = format!("models.{}.max_batch", model.name);
+                    return Err(SpecError::new(key, problem).into());
+                }
+                Ok(BoundModel { role, name, model: opened.in_lane(&lane) })
             });
             let models = models.collect::<Result<Vec<_>, ControlError>>()?;
             let assets = pinned

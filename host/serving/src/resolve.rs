@@ -28,6 +28,7 @@ impl Host {
             timeout_ms: spec.timeout_ms.unwrap_or(TIMEOUT_MS),
             direct: spec.direct,
             limits: spec.limits,
+            models: spec.models.clone(),
             routing: spec
                 .routing
                 .as_ref()
@@ -125,6 +126,9 @@ impl Host {
         }
         if live.limits != next.limits {
             lines.push("limits".into());
+        }
+        if live.models != next.models {
+            lines.push("how its models are run".into());
         }
         if (&live.attributes, &live.unit, live.timeout_ms, live.direct)
             != (&next.attributes, &next.unit, next.timeout_ms, next.direct)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use berth_inference::BatchOptions;
 use berth_plugin::ProcessorLimits;
 use berth_plugin::inspect::WantedLimits;
 use berth_tensor::{Digest, Name, Reference};
@@ -30,6 +31,9 @@ pub struct EndpointSpec {
     /// What its processors may use.
     #[serde(default, skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
+    /// How its models are run, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub models: BTreeMap<Name, ModelSpec>,
     /// How to choose among the variants; needed with several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routing: Option<PolicySpec>,
@@ -96,6 +100,52 @@ impl Limits {
             memory: least(most.memory, [wanted.memory, bytes(self.memory_mib)]),
             cpu: Duration::from_millis(least(cpu_ms, [wanted.cpu_ms, self.cpu_ms])),
             host_bytes: least(most.host_bytes, [bytes(self.host_mib), None]),
+        }
+    }
+}
+
+/// How a model is run: where a value is not set, the host chooses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    /// The most rows of several requests that run as one; 1 has every request run alone. When not
+    /// set, requests run together where that is safe and quicker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_batch: Option<u32>,
+    /// How long a request that waits with others waits for more of them, in microseconds; 0 when
+    /// not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_delay_us: Option<u64>,
+    /// Requests that may wait; 128 when not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_queue: Option<u32>,
+}
+
+/// The most that [`ModelSpec`] takes: rows of a run, microseconds, requests that wait.
+const MOST: [u64; 3] = [4096, 1_000_000, 65_536];
+
+impl ModelSpec {
+    fn check(&self, model: &Name) -> Result<(), SpecError> {
+        let given = [
+            ("max_batch", self.max_batch.map(u64::from), 1),
+            ("max_delay_us", self.max_delay_us, 0),
+            ("max_queue", self.max_queue.map(u64::from), 1),
+        ];
+        for ((key, value, least), most) in given.into_iter().zip(MOST) {
+            if value.is_some_and(|value| !(least..=most).contains(&value)) {
+                let problem = format!("give {least} to {most}");
+                return Err(SpecError::new(format!("models.{model}.{key}"), problem));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn options(&self) -> BatchOptions {
+        let default = BatchOptions::default();
+        BatchOptions {
+            most: self.max_batch,
+            delay: self.max_delay_us.map_or(default.delay, Duration::from_micros),
+            queue: self.max_queue.map_or(default.queue, |queue| queue as usize),
         }
     }
 }
@@ -220,6 +270,16 @@ impl EndpointSpec {
                 return Err(SpecError::new(key, "there are two of this name"));
             }
             variant.check()?;
+        }
+        for (name, model) in &self.models {
+            let bound = |variant: &VariantSpec| {
+                variant.models.values().any(|reference| reference.name == *name)
+            };
+            if !self.variants.iter().any(bound) {
+                let problem = "no variant binds a model of this name".to_owned();
+                return Err(SpecError::new(format!("models.{name}"), problem));
+            }
+            model.check(name)?;
         }
         Ok(())
     }

@@ -144,8 +144,13 @@ pub fn graph(
 
 /// A model file of operator set 17, with the property `task`.
 pub fn model(graph: Message) -> Vec<u8> {
+    model_with(graph, "task", "testing")
+}
+
+/// A model file of operator set 17, with one property.
+pub fn model_with(graph: Message, property: &str, value: &str) -> Vec<u8> {
     let operators = Message::default().bytes(1, "").number(2, 17);
-    let property = Message::default().bytes(1, "task").bytes(2, "testing");
+    let property = Message::default().bytes(1, property).bytes(2, value);
     Message::default()
         .number(1, 8)
         .bytes(2, "berth")

@@ -7,15 +7,29 @@ use crate::encode::{Message, constant, graph, integer, integers, model, node, po
 /// `y = relu(x · w1) · w2`, FP32 [n, 64] to [n, 10]: a perceptron of 64, 64 and 10 units. Each
 /// seed has weights of its own.
 pub fn perceptron(seed: u64) -> Vec<u8> {
+    dense(seed, &[64, 64, 10])
+}
+
+/// A perceptron with so many units in each layer, FP32 [n, first] to [n, last].
+pub fn dense(seed: u64, units: &[i64]) -> Vec<u8> {
     let mut network = Network::new(seed);
-    network.weights("w1", &[64, 64], 64);
-    network.weights("w2", &[64, 10], 64);
-    network.nodes = vec![
-        node("MatMul", &["x", "w1"], &["a"]),
-        node("Relu", &["a"], &["b"]),
-        node("MatMul", &["b", "w2"], &["y"]),
-    ];
-    network.into_model(&[-1, 64], 10)
+    network.layers("x", units);
+    let ends = [units[0], units[units.len() - 1]];
+    network.into_model(&[-1, ends[0]], ends[1])
+}
+
+/// The same behind a table of so many rows, INT64 [n] to FP32 [n, last]. A number beyond the table
+/// fails the run.
+pub fn lookup(seed: u64, rows: i64, units: &[i64]) -> Vec<u8> {
+    let mut network = Network::new(seed);
+    network.scaled("table", &[rows, units[0]], 1.0);
+    network.nodes.push(node("Gather", &["table", "ids"], &["x"]));
+    network.layers("x", units);
+    let (ids, y) = (
+        port("ids", DataType::Int64, &[-1]),
+        port("y", DataType::Fp32, &[-1, units[units.len() - 1]]),
+    );
+    model(graph(&network.nodes, &network.constants, &[ids], &[y]))
 }
 
 /// The mean of each channel, through one small layer: FP32 [n, 3, 224, 224] to 10 scores. Next to
@@ -81,6 +95,22 @@ impl Network {
         let count = shape.iter().product::<i64>();
         let data: Vec<u8> = (0..count).flat_map(|_| (self.next() * scale).to_le_bytes()).collect();
         self.constants.push(constant(name, DataType::Fp32, shape, &data));
+    }
+
+    /// Adds dense layers from `from` to `y`, rectified but for the last.
+    fn layers(&mut self, from: &str, units: &[i64]) {
+        let mut from = from.to_owned();
+        let last = units.len() - 1;
+        for (layer, sizes) in units.windows(2).enumerate().map(|(at, sizes)| (at + 1, sizes)) {
+            let weight = format!("w{layer}");
+            self.weights(&weight, sizes, sizes[0] as usize);
+            let sum = if layer == last { "y".to_owned() } else { format!("sum{layer}") };
+            self.nodes.push(node("MatMul", &[&from, &weight], &[&sum]));
+            from = format!("layer{layer}");
+            if layer < last {
+                self.nodes.push(node("Relu", &[&sum], &[&from]));
+            }
+        }
     }
 
     /// Adds a square convolution from one number of channels to another, with its bias; its

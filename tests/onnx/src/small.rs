@@ -2,7 +2,9 @@
 
 use berth_tensor::DataType;
 
-use crate::encode::{Message, constant, element, graph, integer, model, node, port, subgraph};
+use crate::encode::{
+    Message, constant, element, graph, integer, model, model_with, node, port, subgraph,
+};
 
 /// `y = x`; -1 is a dimension that varies.
 pub fn identity(datatype: DataType, shape: &[i64]) -> Vec<u8> {
@@ -47,7 +49,31 @@ pub fn seen(names: &[&str], datatype: DataType, shape: &[i64]) -> Vec<u8> {
 
 /// `y = n`, INT64, after `n + extra` turns of a loop: a model as slow as one likes.
 pub fn turns(extra: i64) -> Vec<u8> {
-    let scalar = |name: &str, datatype| -> Message { port(name, datatype, &[]) };
+    let scalar = |name: &str| port(name, DataType::Int64, &[]);
+    let nodes = [node("Add", &["n", "extra"], &["turns"]), count("turns", "n", "y")];
+    let constants = [constant("extra", DataType::Int64, &[], &extra.to_le_bytes())];
+    model(graph(&nodes, &constants, &[scalar("n")], &[scalar("y")]))
+}
+
+/// `y = n`, INT64 [rows], after as many turns of a loop as the largest of `n` and `extra`. Its file
+/// has one property.
+pub fn turns_of_rows(extra: i64, property: &str, value: &str) -> Vec<u8> {
+    let rows = |name: &str| port(name, DataType::Int64, &[-1]);
+    let largest = integer(node("ReduceMax", &["n"], &["largest"]), "keepdims", 0);
+    let nodes = [
+        largest,
+        node("Add", &["largest", "extra"], &["turns"]),
+        count("turns", "largest", "last"),
+        node("Sub", &["last", "last"], &["zero"]),
+        node("Add", &["n", "zero"], &["y"]),
+    ];
+    let constants = [constant("extra", DataType::Int64, &[], &extra.to_le_bytes())];
+    model_with(graph(&nodes, &constants, &[rows("n")], &[rows("y")]), property, value)
+}
+
+/// A loop of so many turns that puts out what it is given.
+fn count(turns: &str, from: &str, to: &str) -> Message {
+    let scalar = |name: &str, datatype| port(name, datatype, &[]);
     let (int, flag) = (DataType::Int64, DataType::Bool);
     let body = graph(
         &[node("Identity", &["go"], &["on"]), node("Identity", &["before"], &["after"])],
@@ -55,10 +81,5 @@ pub fn turns(extra: i64) -> Vec<u8> {
         &[scalar("i", int), scalar("go", flag), scalar("before", int)],
         &[scalar("on", flag), scalar("after", int)],
     );
-    let nodes = [
-        node("Add", &["n", "extra"], &["turns"]),
-        subgraph(node("Loop", &["turns", "", "n"], &["y"]), "body", &body),
-    ];
-    let constants = [constant("extra", int, &[], &extra.to_le_bytes())];
-    model(graph(&nodes, &constants, &[scalar("n", int)], &[scalar("y", int)]))
+    subgraph(node("Loop", &[turns, "", from], &[to]), "body", &body)
 }

@@ -92,6 +92,9 @@ pub(crate) struct Session {
     pub(crate) inputs: Vec<TensorType>,
     pub(crate) outputs: Vec<TensorType>,
     pub(crate) properties: Vec<(String, String)>,
+    /// Whether one dimension that varies, by its name, is in front of all inputs and outputs and
+    /// nowhere else; or why not.
+    pub(crate) leading: Result<(), String>,
     input_names: Vec<CString>,
     output_names: Vec<CString>,
 }
@@ -146,11 +149,18 @@ impl Session {
             input_names: names(&inputs),
             output_names: names(&outputs),
             properties: properties(&session),
+            leading: leading(&session),
             inputs,
             outputs,
             session,
             library: Arc::clone(library),
         })
+    }
+
+    /// Whether the leading dimension of everything varies, whatever its name.
+    pub(crate) fn leads(&self) -> bool {
+        let mut ports = self.inputs.iter().chain(&self.outputs);
+        ports.all(|port| port.shape.first().is_some_and(|&size| size < 0))
     }
 
     /// One run. Inputs and outputs are by index; what is put out is in the order asked for.
@@ -279,6 +289,38 @@ fn tensor_type(outlet: &Outlet) -> Option<TensorType> {
         datatype,
         shape: shape.iter().map(|&dimension| dimension.max(-1)).collect(),
     })
+}
+
+fn leading(session: &ort::session::Session) -> Result<(), String> {
+    let inputs = session.inputs().iter().map(|outlet| (Port::Input, outlet));
+    let outputs = session.outputs().iter().map(|outlet| (Port::Output, outlet));
+    let mut shared: Option<&str> = None;
+    for (port, outlet) in inputs.chain(outputs) {
+        let ValueType::Tensor { shape, dimension_symbols, .. } = outlet.dtype() else { continue };
+        let what = || format!("{} {:?}", port.kind(), outlet.name());
+        let (Some(&size), Some(symbol)) = (shape.first(), dimension_symbols.first()) else {
+            return Err(format!("{} has no dimensions", what()));
+        };
+        if size >= 0 {
+            return Err(format!("{} has {size} rows, always", what()));
+        }
+        if symbol.is_empty() {
+            return Err(format!("the leading dimension of {} varies but has no name", what()));
+        }
+        match shared {
+            Some(shared) if shared != symbol => {
+                return Err(format!(
+                    "{} has {symbol:?} for its leading dimension, another one {shared:?}",
+                    what()
+                ));
+            }
+            _ if dimension_symbols[1..].contains(symbol) => {
+                return Err(format!("{} has {symbol:?} twice", what()));
+            }
+            _ => shared = Some(symbol),
+        }
+    }
+    shared.map(drop).ok_or_else(|| "it has no inputs".to_owned())
 }
 
 fn names(types: &[TensorType]) -> Vec<CString> {

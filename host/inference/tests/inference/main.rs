@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod batching;
 mod opening;
 mod running;
 mod stopping;
@@ -11,11 +12,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_inference::{InferenceError, Model, OpenError, Runtime, RuntimeOptions};
+use berth_inference::{
+    BatchOptions, InferenceError, Model, OpenError, Opened, Runtime, RuntimeOptions,
+};
 use berth_tensor::{DataType, NamedTensor, Tensor};
 
-/// A runtime with these options, or none where there is no library to test with.
-fn runtime(threads: usize, queue: usize) -> Option<Runtime> {
+/// A runtime in which so many runs of a lane go on at once, or none where there is no library to test
+/// with.
+fn runtime(each: usize) -> Option<Runtime> {
     if std::env::var_os("ORT_DYLIB_PATH").is_none() {
         assert!(
             std::env::var_os("CI").is_none(),
@@ -24,15 +28,23 @@ fn runtime(threads: usize, queue: usize) -> Option<Runtime> {
         eprintln!("skipped: ORT_DYLIB_PATH names no ONNX Runtime to test with");
         return None;
     }
-    Some(Runtime::load(None, RuntimeOptions { threads, queue }).unwrap())
+    Some(Runtime::load(None, RuntimeOptions { each }).unwrap())
 }
 
-/// Opens a model from the bytes of its file.
+/// Opens a model from the bytes of its file, in a lane of its own.
 fn open(runtime: &Runtime, bytes: &[u8]) -> Result<Arc<Model>, OpenError> {
+    Ok(open_with(runtime, bytes, BatchOptions::default())?.in_lane(&runtime.lane()))
+}
+
+fn open_with(
+    runtime: &Runtime,
+    bytes: &[u8],
+    options: BatchOptions,
+) -> Result<Arc<Opened>, OpenError> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.onnx");
     std::fs::write(&file, bytes).unwrap();
-    runtime.open("tested@1", &file)
+    runtime.open("tested@1", &file, options)
 }
 
 fn named(name: &str, datatype: DataType, shape: &[u64], data: &[u8]) -> NamedTensor {

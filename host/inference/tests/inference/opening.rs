@@ -64,7 +64,7 @@ fn library(folder: &Path, name: &str, source: &str) -> PathBuf {
 
 #[test]
 fn one_process_keeps_one_library() {
-    let Some(first) = runtime(1, 1) else { return };
+    let Some(first) = runtime(1) else { return };
     assert!(first.version().starts_with("1."), "{}", first.version());
     assert!(first.library().is_file());
     let copy = tempfile::tempdir().unwrap().keep().join("libonnxruntime.so");
@@ -74,7 +74,7 @@ fn one_process_keeps_one_library() {
         &["cannot take", copy.to_str().unwrap(), first.library().to_str().unwrap()],
     );
     std::fs::remove_dir_all(copy.parent().unwrap()).unwrap();
-    assert_eq!(runtime(1, 1).unwrap().library(), first.library());
+    assert_eq!(runtime(1).unwrap().library(), first.library());
 }
 
 fn check(runtime: &Runtime, bytes: &[u8], parts: &[&str]) {
@@ -88,14 +88,17 @@ fn check(runtime: &Runtime, bytes: &[u8], parts: &[&str]) {
 
 #[test]
 fn a_model_that_does_not_open_is_named_with_its_file() {
-    let Some(runtime) = runtime(1, 1) else { return };
-    let missing =
-        runtime.open("tested@1", Path::new("/nowhere/model.onnx")).unwrap_err().to_string();
+    let Some(runtime) = runtime(1) else { return };
+    let missing = runtime
+        .open("tested@1", Path::new("/nowhere/model.onnx"), BatchOptions::default())
+        .unwrap_err()
+        .to_string();
     assert!(
         missing.contains("tested@1") && missing.contains("/nowhere/model.onnx cannot be read"),
         "{missing}"
     );
-    let folder = runtime.open("tested@1", Path::new("/")).unwrap_err().to_string();
+    let folder =
+        runtime.open("tested@1", Path::new("/"), BatchOptions::default()).unwrap_err().to_string();
     assert!(folder.contains("it is not a file"), "{folder}");
 
     let whole = perceptron(1);
@@ -145,7 +148,7 @@ fn a_model_that_does_not_open_is_named_with_its_file() {
 
 #[test]
 fn a_model_describes_itself() {
-    let Some(runtime) = runtime(1, 1) else { return };
+    let Some(runtime) = runtime(1) else { return };
     let model = open(&runtime, &perceptron(1)).unwrap();
     assert_eq!(model.name(), "tested@1");
     let ports = |types: &[berth_tensor::TensorType]| {
@@ -164,7 +167,7 @@ fn a_model_describes_itself() {
 
 #[test]
 fn models_bring_no_threads() {
-    let Some(runtime) = runtime(2, 1) else { return };
+    let Some(runtime) = runtime(2) else { return };
     let ours = || threads("berth-");
     let others = || {
         threads("")

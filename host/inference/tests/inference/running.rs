@@ -19,7 +19,7 @@ fn three(datatype: DataType) -> Tensor {
 
 #[tokio::test]
 async fn every_datatype_passes_through_unchanged() {
-    let Some(runtime) = runtime(1, 8) else { return };
+    let Some(runtime) = runtime(1) else { return };
     for datatype in DataType::ALL {
         let model = open(&runtime, &identity(datatype, &[-1, 3])).unwrap();
         let tensor = three(datatype);
@@ -36,7 +36,7 @@ async fn every_datatype_passes_through_unchanged() {
 
 #[tokio::test]
 async fn large_outputs_outlive_their_model() {
-    let Some(runtime) = runtime(1, 8) else { return };
+    let Some(runtime) = runtime(1) else { return };
     let model = open(&runtime, &identity(DataType::Fp32, &[-1])).unwrap();
     let data: Vec<u8> = (0..1u32 << 20).map(|i| i as u8).collect();
     let output = run(&model, &[named("x", DataType::Fp32, &[1 << 18], &data)], &[]).await.unwrap();
@@ -46,7 +46,7 @@ async fn large_outputs_outlive_their_model() {
 
 #[tokio::test]
 async fn a_tensor_of_no_dimensions_is_a_scalar_or_of_any_shape() {
-    let Some(runtime) = runtime(1, 8) else { return };
+    let Some(runtime) = runtime(1) else { return };
     let scalar = open(&runtime, &identity(DataType::Fp64, &[])).unwrap();
     let input = [named("x", DataType::Fp64, &[], &1.5f64.to_le_bytes())];
     assert_eq!(run(&scalar, &input, &[]).await.unwrap()[0].tensor, input[0].tensor);
@@ -79,7 +79,7 @@ fn two_by_two() -> Vec<u8> {
 
 #[tokio::test]
 async fn inputs_and_outputs_go_by_name() {
-    let Some(runtime) = runtime(1, 8) else { return };
+    let Some(runtime) = runtime(1) else { return };
     let model = open(&runtime, &two_by_two()).unwrap();
     let inputs = [
         named("b", DataType::Fp32, &[1, 2], &floats(&[1.0, 2.0])),
@@ -100,7 +100,7 @@ async fn inputs_and_outputs_go_by_name() {
 
 #[tokio::test]
 async fn what_does_not_fit_is_refused_by_name() {
-    let Some(runtime) = runtime(1, 8) else { return };
+    let Some(runtime) = runtime(1) else { return };
     let model = open(&runtime, &two_by_two()).unwrap();
     let good = |name| named(name, DataType::Fp32, &[1, 2], &[0; 8]);
     let cases = [
@@ -168,7 +168,7 @@ async fn check(model: &Model, inputs: Vec<NamedTensor>, name: &str, part: &str) 
 
 #[test]
 fn one_model_answers_many_threads_at_once() {
-    let Some(runtime) = runtime(2, 1000) else { return };
+    let Some(runtime) = runtime(2) else { return };
     let model = open(&runtime, &perceptron(1)).unwrap();
     let input = |seed: usize| {
         let values: Vec<f32> = (0..64).map(|i| ((i * 7 + seed) % 13) as f32).collect();

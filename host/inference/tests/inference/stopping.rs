@@ -28,7 +28,7 @@ async fn answers(model: &Model) {
 
 #[tokio::test]
 async fn a_deadline_ends_a_run_wherever_it_happens() {
-    let Some(runtime) = runtime(1, 8) else { return };
+    let Some(runtime) = runtime(1) else { return };
     for extra in [0, SLOW] {
         let model = open(&runtime, &turns(extra)).unwrap();
         let soon = || Instant::now() + Duration::from_millis(20);
@@ -46,8 +46,10 @@ async fn a_deadline_ends_a_run_wherever_it_happens() {
 
 #[tokio::test]
 async fn a_full_queue_refuses_at_once_and_callers_that_go_make_room() {
-    let Some(runtime) = runtime(1, 1) else { return };
-    let model = open(&runtime, &turns(SLOW)).unwrap();
+    let Some(runtime) = runtime(1) else { return };
+    let options = BatchOptions { queue: 1, ..BatchOptions::default() };
+    let opened = open_with(&runtime, &turns(SLOW), options).unwrap();
+    let model = opened.in_lane(&runtime.lane());
     let input = count(FOR_EVER);
     let far = Instant::now() + Duration::from_secs(600);
     let mut runs: Vec<_> = (0..3).map(|_| Box::pin(model.run(&input, &[], far))).collect();
@@ -68,7 +70,7 @@ async fn a_full_queue_refuses_at_once_and_callers_that_go_make_room() {
 
 #[tokio::test]
 async fn a_small_model_stays_with_its_caller_until_it_is_none() {
-    let Some(runtime) = runtime(1, 8) else { return };
+    let Some(runtime) = runtime(1) else { return };
     let model = open(&runtime, &turns(0)).unwrap();
     let (quick, slow) = (count(0), count(SLOW));
     let far = || Instant::now() + Duration::from_secs(600);

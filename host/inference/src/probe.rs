@@ -1,0 +1,264 @@
+//! Whether requests for a model may run as one.
+//!
+//! They may when every input and output has the same dimension that varies in front, and two inputs
+//! come to the same alone and together; or when the model's file says so. Where it is left to the
+//! model, they do only when that is quicker.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use berth_tensor::{DataType, Tensor};
+use half::{bf16, f16};
+
+use crate::batch;
+use crate::deadline::Deadlines;
+use crate::onnxruntime::session::Session;
+
+/// What a model's file may say under this key of its metadata: [`TOGETHER`] or [`ALONE`].
+const DECLARED: &str = "berth.batching";
+const TOGETHER: &str = "together";
+const ALONE: &str = "alone";
+
+/// The most rows of a run where nobody says how many.
+const ROWS: u32 = 32;
+/// Rows with which it is measured what running together brings.
+const MEASURED: u64 = 8;
+/// A model whose runs take longer is not measured: it is long past the point at which a core has
+/// enough to do.
+const LONGEST: Duration = Duration::from_millis(20);
+/// A row must take less than this part of what it takes alone.
+const WORTH: f64 = 0.8;
+/// One probing run may take as long.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What a dimension is probed with that varies beside the leading one.
+const OTHER: u64 = 4;
+/// A model with larger inputs is not probed, in bytes for a row.
+const LARGEST: u64 = 64 << 20;
+/// How far the results of floating-point outputs may be apart, absolutely and relatively; sums are
+/// taken in another order when there are more rows.
+const TOLERANCE: [(DataType, f64, f64); 4] = [
+    (DataType::Fp64, 1e-6, 1e-6),
+    (DataType::Fp32, 1e-5, 1e-3),
+    (DataType::Fp16, 1e-2, 1e-2),
+    (DataType::Bf16, 1e-1, 1e-1),
+];
+
+/// Whether requests for a model may run as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Batching {
+    /// They do, up to so many rows.
+    Together {
+        /// The most rows of one run.
+        most: u32,
+    },
+    /// Each runs by itself.
+    Alone {
+        /// Why, for people.
+        why: String,
+        /// Whether running together would be safe, so that it is only a matter of time.
+        safe: bool,
+    },
+}
+
+impl std::fmt::Display for Batching {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Together { most } => {
+                write!(f, "up to {most} rows of several requests in one run")
+            }
+            Self::Alone { why, .. } => write!(f, "every request alone: {why}"),
+        }
+    }
+}
+
+/// Judges a model. `most` is what the operator asks for.
+pub(crate) fn judge(session: &Arc<Session>, most: Option<u32>, deadlines: &Deadlines) -> Batching {
+    let refused = |why: String| Batching::Alone { why, safe: false };
+    if most.is_some_and(|most| most <= 1) {
+        return Batching::Alone { why: "so it is configured".to_owned(), safe: true };
+    }
+    let declared = session.properties.iter().find(|(key, _)| key == DECLARED);
+    match declared.map(|(_, value)| value.as_str()) {
+        Some(TOGETHER) => match session.leading.as_ref() {
+            Err(why) if !session.leads() => return refused(why.clone()),
+            _ => return Batching::Together { most: most.unwrap_or(ROWS) },
+        },
+        Some(ALONE) => return refused(format!("the model's file says so ({DECLARED})")),
+        Some(other) => {
+            return refused(format!(
+                "{DECLARED} in the model's file is {other:?}; it is {TOGETHER:?} or {ALONE:?}"
+            ));
+        }
+        None => {}
+    }
+    if let Err(why) = &session.leading {
+        return refused(why.clone());
+    }
+    let probe = Probe { session, deadlines };
+    match probe.agrees() {
+        Err(why) => return refused(why),
+        Ok(()) if most.is_some() => {}
+        Ok(()) => match probe.brings() {
+            Ok(()) => {}
+            Err(why) => return Batching::Alone { why, safe: true },
+        },
+    }
+    Batching::Together { most: most.unwrap_or(ROWS) }
+}
+
+struct Probe<'a> {
+    session: &'a Arc<Session>,
+    deadlines: &'a Deadlines,
+}
+
+impl Probe<'_> {
+    /// Runs one row, then two others, then all three, and compares.
+    fn agrees(&self) -> Result<(), String> {
+        let failed = |rows: &str| {
+            let rows = rows.to_owned();
+            move |problem: String| format!("it could not be tried with {rows}: {problem}")
+        };
+        let three = self.inputs(3)?;
+        let one = self.run(&part(&three, 0..1)?).map_err(failed("one row"))?.0;
+        let two = self.run(&part(&three, 1..3)?).map_err(failed("two rows"))?.0;
+        let all = self.run(&three).map_err(failed("three rows"))?.0;
+        for (index, output) in all.iter().enumerate() {
+            let name = &self.session.outputs[index].name;
+            let parts = batch::split(output, &[1, 2])?;
+            for (together, alone) in parts.iter().zip([&one[index], &two[index]]) {
+                if !close(together, alone) {
+                    return Err(format!(
+                        "output {name:?} is another when two requests run together"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the time of a row alone with that of one among several.
+    fn brings(&self) -> Result<(), String> {
+        let several = self.inputs(MEASURED)?;
+        let alone = part(&several, 0..1)?;
+        let shortest = |inputs: &[Tensor], longest: Duration| {
+            let mut shortest = Duration::MAX;
+            for _ in 0..5 {
+                shortest = shortest.min(self.run(inputs)?.1);
+                if shortest > longest {
+                    break;
+                }
+            }
+            Ok::<_, String>(shortest)
+        };
+        let one = shortest(&alone, LONGEST)?;
+        if one > LONGEST {
+            return Err(format!(
+                "a run of one takes {one:.1?}, so that more at once bring nothing; a maximum in the endpoint file has them run together"
+            ));
+        }
+        let row = shortest(&several, LONGEST * MEASURED as u32)?.div_f64(MEASURED as f64);
+        if row.as_secs_f64() > WORTH * one.as_secs_f64() {
+            return Err(format!(
+                "a row takes {one:.1?} alone and {row:.1?} among {MEASURED}, so that it brings nothing; a maximum in the endpoint file has them run together"
+            ));
+        }
+        Ok(())
+    }
+
+    fn run(&self, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Duration), String> {
+        let inputs: Vec<_> = inputs.iter().enumerate().collect();
+        let outputs: Vec<_> = (0..self.session.outputs.len()).collect();
+        let watched = self.deadlines.watch_here(Instant::now() + PATIENCE);
+        let (watched, run) = watched.map_err(|error| error.to_string())?;
+        let start = Instant::now();
+        let answer = self.session.run(&inputs, &outputs, &run.stop)?;
+        watched.ended();
+        Ok((answer, start.elapsed()))
+    }
+
+    /// Inputs of so many rows, each another.
+    fn inputs(&self, rows: u64) -> Result<Vec<Tensor>, String> {
+        let mut state = 1;
+        let input = |ty: &berth_tensor::TensorType| {
+            let mut shape: Vec<u64> =
+                ty.shape.iter().map(|&size| u64::try_from(size).unwrap_or(OTHER)).collect();
+            shape[0] = rows;
+            let count = berth_tensor::tensor::elements(&shape)
+                .filter(|count| count / rows * ty.datatype.size().unwrap_or(8) as u64 <= LARGEST)
+                .ok_or_else(|| format!("a row of input {:?} is too large to be tried", ty.name))?;
+            let values = (0..count).map(|_| random(&mut state));
+            random_tensor(ty.datatype, shape, values).map_err(|error| error.to_string())
+        };
+        self.session.inputs.iter().map(input).collect()
+    }
+}
+
+/// Between 0 and 1: splitmix64 (Steele, Lea and Flood, 2014).
+fn random(state: &mut u64) -> f64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Numbers between -1 and 1; whole ones are 0 or 1, which is an index or a mask almost anywhere.
+fn random_tensor(
+    datatype: DataType,
+    shape: Vec<u64>,
+    values: impl Iterator<Item = f64>,
+) -> Result<Tensor, berth_tensor::TensorError> {
+    let mut data = Vec::new();
+    for value in values {
+        let (signed, bit) = (2.0 * value - 1.0, u8::from(value > 0.5));
+        match datatype {
+            DataType::Fp64 => data.extend_from_slice(&signed.to_le_bytes()),
+            DataType::Fp32 => data.extend_from_slice(&(signed as f32).to_le_bytes()),
+            DataType::Bf16 => data.extend_from_slice(&bf16::from_f64(signed).to_le_bytes()),
+            DataType::Fp16 => data.extend_from_slice(&f16::from_f64(signed).to_le_bytes()),
+            DataType::Bytes => data.extend_from_slice(&[1, 0, 0, 0, b'0' + bit]),
+            _ => {
+                data.push(bit);
+                data.extend(std::iter::repeat_n(0, datatype.size().unwrap_or(1) - 1));
+            }
+        }
+    }
+    Tensor::new(datatype, shape, data)
+}
+
+fn part(inputs: &[Tensor], rows: Range<u64>) -> Result<Vec<Tensor>, String> {
+    let parts = |input: &Tensor| {
+        let before_and_after = [rows.start, rows.end - rows.start, input.shape()[0] - rows.end];
+        let mut parts = batch::split(input, &before_and_after)?;
+        Ok(parts.swap_remove(1))
+    };
+    inputs.iter().map(parts).collect()
+}
+
+fn close(one: &Tensor, two: &Tensor) -> bool {
+    if (one.datatype(), one.shape()) != (two.datatype(), two.shape()) {
+        return false;
+    }
+    let tolerance = TOLERANCE.iter().find(|(datatype, ..)| *datatype == one.datatype());
+    let Some(&(datatype, absolute, relative)) = tolerance else {
+        return one.data() == two.data();
+    };
+    let near = |(a, b): (f64, f64)| {
+        (a.is_nan() && b.is_nan()) || a == b || (a - b).abs() <= absolute + relative * b.abs()
+    };
+    numbers(datatype, one.data()).zip(numbers(datatype, two.data())).all(near)
+}
+
+fn numbers(datatype: DataType, data: &[u8]) -> Box<dyn Iterator<Item = f64> + '_> {
+    match datatype {
+        DataType::Fp64 => Box::new(data.as_chunks().0.iter().map(|&it| f64::from_le_bytes(it))),
+        DataType::Fp32 => {
+            Box::new(data.as_chunks().0.iter().map(|&it| f64::from(f32::from_le_bytes(it))))
+        }
+        DataType::Bf16 => {
+            Box::new(data.as_chunks().0.iter().map(|&it| bf16::from_le_bytes(it).to_f64()))
+        }
+        _ => Box::new(data.as_chunks().0.iter().map(|&it| f16::from_le_bytes(it).to_f64())),
+    }
+}
