@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use berth_inference::InferenceError;
+use rustix::time::{ClockId, clock_gettime};
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
 
@@ -98,21 +99,30 @@ impl Account {
     }
 }
 
-/// The time that a guest may run before it goes behind others: most calls are done by then.
+/// The CPU time of a turn, after which a guest goes behind others: most calls are done by then.
 const SLICE: Duration = Duration::from_millis(5);
 
-/// A guest's time on a core: its turn, and what it has used: while its future is polled and it does
-/// not wait for the host. Touched by one thread at a time.
+/// A guest's turn, and the CPU time that it has used: that of the thread that polls its future,
+/// what the host works for it left out. Time in which the system ran something else is nobody's:
+/// neither the guest's, which is limited, nor the turn's, or a crowded machine would change turns
+/// after less and less work. Touched by one thread at a time, and between two polls by none.
 pub(crate) struct CpuClock {
     turns: Arc<Turns>,
     turn: Mutex<Option<Turn>>,
-    /// What had been used when the turn began, in nanoseconds.
+    /// What is not the turn's of what had been used, in nanoseconds; below zero, by wrapping, when
+    /// the host has worked for the guest since it began.
     turn_since_ns: AtomicU64,
-    start: Instant,
     used_ns: AtomicU64,
-    /// Nanoseconds after `start` at which the guest went on, plus one; 0 while it does not run.
+    /// The thread's time at which the guest went on, in nanoseconds, plus one; 0 while it does not
+    /// run.
     since_ns: AtomicU64,
     waiting: AtomicBool,
+}
+
+/// The CPU time of this thread, in nanoseconds: a call of the system, which takes some 300 of them.
+fn thread_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 impl CpuClock {
@@ -121,34 +131,37 @@ impl CpuClock {
             turns: Arc::clone(turns),
             turn: Mutex::new(None),
             turn_since_ns: AtomicU64::new(0),
-            start: Instant::now(),
             used_ns: AtomicU64::new(0),
             since_ns: AtomicU64::new(0),
             waiting: AtomicBool::new(false),
         })
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX - 1)
-    }
-
-    fn go(&self) {
-        if !self.waiting.load(Relaxed) {
-            self.since_ns.store(self.now() + 1, Relaxed);
+    /// The guest runs from here on, if it does not wait; answers the thread's time.
+    fn go(&self) -> u64 {
+        if self.waiting.load(Relaxed) {
+            return 0;
         }
+        let now = thread_ns();
+        self.since_ns.store(now + 1, Relaxed);
+        now
     }
 
-    fn halt(&self) {
+    /// The guest does not run from here on; answers the thread's time, if it did.
+    fn halt(&self) -> u64 {
         let since = self.since_ns.swap(0, Relaxed);
-        if since > 0 {
-            self.used_ns.fetch_add((self.now() + 1).saturating_sub(since), Relaxed);
+        if since == 0 {
+            return 0;
         }
+        let now = thread_ns();
+        self.used_ns.fetch_add((now + 1).saturating_sub(since), Relaxed);
+        now
     }
 
-    /// The time so far.
+    /// The time so far. While the guest runs, for its thread alone to ask.
     pub(crate) fn used(&self) -> Duration {
         let since = self.since_ns.load(Relaxed);
-        let running = if since > 0 { (self.now() + 1).saturating_sub(since) } else { 0 };
+        let running = if since > 0 { (thread_ns() + 1).saturating_sub(since) } else { 0 };
         Duration::from_nanos(self.used_ns.load(Relaxed) + running)
     }
 
@@ -163,10 +176,10 @@ impl CpuClock {
         drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// Whether the turn has lasted long enough.
-    fn is_up(&self) -> bool {
-        let since = Duration::from_nanos(self.turn_since_ns.load(Relaxed));
-        self.used().saturating_sub(since) >= SLICE
+    /// Whether a turn that came to `used` has lasted long enough.
+    fn is_up(&self, used: Duration) -> bool {
+        let since = self.turn_since_ns.load(Relaxed);
+        Duration::from_nanos((used.as_nanos() as u64).wrapping_sub(since)) >= SLICE
     }
 
     /// Lets others run first.
@@ -177,26 +190,30 @@ impl CpuClock {
         self.take_turn(Rank::Long).await;
     }
 
-    /// Runs host work that is not charged to the guest. Where it takes time, another guest has the
-    /// turn meanwhile.
+    /// Runs host work that is not charged to the guest. What is done at once is the turn's, which
+    /// others wait for meanwhile; where it takes time, another guest has the turn.
     pub(crate) async fn wait<F: Future>(self: Arc<Self>, work: F) -> F::Output {
-        self.halt();
+        let halted = self.halt();
         self.waiting.store(true, Relaxed);
         let mut work = pin!(work);
         let at_once = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
-        let output = match at_once {
-            Poll::Ready(output) => output,
+        match at_once {
+            Poll::Ready(output) => {
+                self.waiting.store(false, Relaxed);
+                let worked = self.go().saturating_sub(halted);
+                self.turn_since_ns.fetch_sub(worked, Relaxed);
+                output
+            }
             Poll::Pending => {
                 self.end_turn();
                 let output = work.await;
                 let rank = if self.used() < SLICE { Rank::Fresh } else { Rank::Long };
                 self.take_turn(rank).await;
+                self.waiting.store(false, Relaxed);
+                self.go();
                 output
             }
-        };
-        self.waiting.store(false, Relaxed);
-        self.go();
-        output
+        }
     }
 
     /// Runs a guest's future once it has a turn, and charges its time.
@@ -221,11 +238,12 @@ pub(crate) fn on_tick(mut store: StoreContextMut<'_, State>) -> wasmtime::Result
         account.stopped = Some(Stop::Deadline);
         return Ok(UpdateDeadline::Interrupt);
     }
-    if account.cpu.used() >= account.limits.cpu {
+    let used = account.cpu.used();
+    if used >= account.limits.cpu {
         account.stopped = Some(Stop::Cpu);
         return Ok(UpdateDeadline::Interrupt);
     }
-    if account.cpu.is_up() {
+    if account.cpu.is_up(used) {
         let clock = Arc::clone(&account.cpu);
         return Ok(UpdateDeadline::YieldCustom(1, Box::pin(clock.give_way())));
     }
@@ -265,3 +283,36 @@ impl Start for State {
 }
 
 impl crate::bindings::processor::berth::plugin::types::Host for State {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Works for as long as a turn lasts.
+    fn work() {
+        let start = thread_ns();
+        while thread_ns() - start < SLICE.as_nanos() as u64 {}
+    }
+
+    #[tokio::test]
+    async fn only_the_work_of_the_guest_itself_is_charged() {
+        const ASLEEP: Duration = Duration::from_millis(100);
+        let cases: [(&str, fn(), fn(), bool, bool); 4] = [
+            ("nothing", || {}, || {}, false, false),
+            ("off the processor", || std::thread::sleep(ASLEEP), || {}, false, false),
+            ("the guest", work, || {}, true, true),
+            ("the host, in its turn", || {}, work, false, true),
+        ];
+        for (name, guest, host, charged, is_up) in cases {
+            let clock = CpuClock::new(&Turns::new(1));
+            let inside = Arc::clone(&clock);
+            let seen = Arc::clone(&clock).charge(Rank::Fresh, async move {
+                guest();
+                Arc::clone(&inside).wait(async { host() }).await;
+                inside.is_up(inside.used())
+            });
+            assert_eq!(seen.await, is_up, "{name}");
+            assert_eq!(clock.used() >= SLICE, charged, "{name}: {:?}", clock.used());
+        }
+    }
+}
