@@ -13,11 +13,14 @@ const FAILED: &str = "the plugin failed; the log has it under ";
 
 /// What a request comes to in a mode of `processor-faults`: status, part of the message, and part
 /// of what the log says.
-const FAULTS: [(&str, u16, &str, &str); 33] = [
+const FAULTS: [(&str, u16, &str, &str); 36] = [
     ("none", 200, "ok", ""),
     ("trap", 500, STOPPED, "unreachable: it panicked or aborted"),
     ("panic", 500, STOPPED, "the guest panics on 1 bytes"),
     ("memory", 500, STOPPED, "memory: it asked for more than its 33554432 bytes"),
+    ("refused-panic", 500, STOPPED, "unreachable: it panicked or aborted; it said: "),
+    ("refused-trap", 500, STOPPED, "unreachable: it panicked or aborted"),
+    ("refused-stack", 500, STOPPED, "stack: its stack overflowed"),
     ("stack", 500, STOPPED, "stack: the stack in its memory overflowed"),
     ("deep-stack", 500, STOPPED, "stack: its stack overflowed"),
     ("lifting", 500, STOPPED, "host: "),
@@ -137,7 +140,7 @@ pub(crate) fn a_failure_is_one_requests_failure() {
         host.metric(&format!("berth_plugin_traps_total{{{labels}}}"))
     };
     let counts = ["unreachable", "memory", "stack", "trap", "host", "cpu"].map(traps);
-    assert_eq!(counts, [3.0, 1.0, 2.0, 0.0, 7.0, 2.0]);
+    assert_eq!(counts, [5.0, 1.0, 3.0, 0.0, 7.0, 2.0]);
     let dropped = |mode| {
         let labels =
             format!("endpoint=\"faults\",variant=\"{mode}\",plugin=\"processor-faults@1\"");

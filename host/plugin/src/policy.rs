@@ -47,8 +47,8 @@ impl ResourceLimiter for MemoryLimit {
         desired: usize,
         _: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        self.refused |= desired > MEMORY;
-        Ok(desired <= MEMORY)
+        self.refused = desired > MEMORY;
+        Ok(!self.refused)
     }
 
     fn table_growing(

@@ -41,6 +41,7 @@ pub(crate) struct Account {
     /// Calls of the host's functions so far, those of WASI left out.
     pub(crate) host_calls: u64,
     pub(crate) memory: u64,
+    /// Whether the guest was refused memory and has asked the host for nothing since.
     pub(crate) memory_refused: bool,
     pub(crate) cpu: Arc<CpuClock>,
     pub(crate) stopped: Option<Stop>,
@@ -64,6 +65,8 @@ impl State {
     /// Counts a call of one of the host's functions, all of which come by here.
     pub(crate) fn called(&mut self) -> &mut Self {
         self.account.host_calls += 1;
+        // Whoever goes on to call has found a way without that memory.
+        self.account.memory_refused = false;
         self
     }
 }
@@ -260,9 +263,8 @@ impl ResourceLimiter for Account {
         let granted = desired as u64 <= self.limits.memory;
         if granted {
             self.memory = self.memory.max(desired as u64);
-        } else {
-            self.memory_refused = true;
         }
+        self.memory_refused = !granted;
         Ok(granted)
     }
 

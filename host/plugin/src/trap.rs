@@ -38,18 +38,20 @@ impl Trap {
     }
 }
 
-/// Puts a guest's end into words. `memory` is the limit that it ran into, in bytes.
+/// Puts a guest's end into words. `memory` is the limit that it ran into last, in bytes: a guest that
+/// cannot go on without more gives up by a trap, and one that panics says so.
 pub(crate) fn describe(error: &wasmtime::Error, memory: Option<u64>, said: String) -> Trap {
     let trap = error.downcast_ref::<wasmtime::Trap>();
-    let (kind, cause) = if let Some(limit) = memory {
-        ("memory", format!("it asked for more than its {limit} bytes of memory"))
-    } else if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
+    let (kind, cause) = if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
         ("exit", format!("it left with exit code {code}"))
     } else {
         match trap {
-            Some(wasmtime::Trap::UnreachableCodeReached) => {
-                ("unreachable", "it panicked or aborted".into())
-            }
+            Some(wasmtime::Trap::UnreachableCodeReached) => match memory {
+                Some(limit) if !said.contains("panicked at") => {
+                    ("memory", format!("it asked for more than its {limit} bytes of memory"))
+                }
+                _ => ("unreachable", "it panicked or aborted".into()),
+            },
             Some(wasmtime::Trap::StackOverflow) => ("stack", "its stack overflowed".into()),
             Some(wasmtime::Trap::MemoryOutOfBounds) if is_below_zero(error) => {
                 ("stack", "the stack in its memory overflowed".into())

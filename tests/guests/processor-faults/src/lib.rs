@@ -1,5 +1,6 @@
 //! Processor that fails in the way its configuration asks for: `{"mode": …}`, see [`Mode`].
 
+use std::collections::TryReserveError;
 use std::hint::black_box;
 
 use berth_sdk::bindings::processor::berth::plugin::model as host;
@@ -39,6 +40,12 @@ enum Mode {
     Loop,
     /// Allocates without end.
     Memory,
+    /// Does without more memory when it is refused, and panics.
+    RefusedPanic,
+    /// Does without more memory when it is refused, asks for the time that is left, and traps.
+    RefusedTrap,
+    /// Does without more memory when it is refused, and calls itself without end.
+    RefusedStack,
     /// Calls itself without end, each time with more of its memory.
     Stack,
     /// Calls itself without end, with nothing in its memory.
@@ -155,6 +162,15 @@ impl Faults {
             Mode::Panic => panic!("the guest panics on {} bytes", request.body_size()),
             Mode::Loop => forever(),
             Mode::Memory => hoard(|| Ok(vec![1u8; 1 << 20])),
+            Mode::RefusedPanic => panic!("after {:?}", refused()),
+            Mode::RefusedTrap => {
+                black_box((refused(), request.remaining()));
+                std::process::abort()
+            }
+            Mode::RefusedStack => {
+                black_box(refused());
+                Err(Error::plugin(deeper_still(1)))
+            }
             Mode::Stack => Err(Error::plugin(deeper(1))),
             Mode::DeepStack => Err(Error::plugin(deeper_still(1))),
             Mode::Poll => loop {
@@ -270,6 +286,12 @@ fn hoard<T>(make: impl Fn() -> Result<T, Error>) -> Result<(), Error> {
         hoard.push(make()?);
         black_box(&hoard);
     }
+}
+
+/// Asks for a memory beyond every limit.
+fn refused() -> TryReserveError {
+    let mut memory = Vec::<u8>::new();
+    black_box(&mut memory).try_reserve(1 << 30).expect_err("no limit is as high")
 }
 
 #[expect(unconditional_recursion, reason = "what it is for")]
