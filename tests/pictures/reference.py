@@ -1,7 +1,7 @@
 """Writes the pictures of the end-to-end test, and what Pillow and numpy make of them.
 
-    python3 -m venv /tmp/venv && /tmp/venv/bin/pip install -r tests/pictures/requirements.txt
-    /tmp/venv/bin/python tests/pictures/reference.py
+    python3 -m venv .venv && .venv/bin/pip install -r tests/pictures/requirements.txt
+    .venv/bin/python tests/pictures/reference.py
 
 Each line of `expected.json` is a configuration of the image classifier and a picture with the bytes
 that the model's input is to have before scale, mean and standard deviation, in hexadecimal, in the
