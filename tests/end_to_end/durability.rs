@@ -58,20 +58,20 @@ fn change(
 }
 
 #[track_caller]
-fn done(answer: Answer) -> Value {
+pub(crate) fn done(answer: Answer) -> Value {
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()
 }
 
 /// Every file below a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let below = |path: PathBuf| if path.is_dir() { files(&path) } else { vec![path] };
     entries.flat_map(below).collect()
 }
 
 /// Every blob is what its name says, and nothing else lies beside them.
-fn check_blobs(data: &Path) {
+pub(crate) fn check_blobs(data: &Path) {
     for file in files(&data.join("blobs")) {
         let digest: String = Sha256::digest(fs::read(&file).unwrap())
             .iter()
@@ -328,57 +328,6 @@ fn what_stands_on_a_broken_blob_is_not_applied() {
         host.apply(spec);
         assert_eq!(ask(&host, kind).body, *answer, "{kind}");
     }
-}
-
-/// A disk on which files stop to grow, first at once, then where there is room for the blob and
-/// not for what comes after it.
-#[cfg(target_os = "linux")]
-#[test]
-fn a_full_disk_refuses_the_push_and_the_rest_goes_on() {
-    let mut host = Host::start();
-    host.push_model("live", &onnx::adder(9.0));
-    host.apply(&tensors("live", "live@1"));
-    let data = host.folder().join("data");
-    let component = fs::read(guest("empty")).unwrap();
-    let model = onnx::adder(1.0);
-    let log = fs::metadata(data.join("berth.sqlite-wal")).unwrap().len();
-    assert!(log > model.len() as u64);
-    let kept = |host: &Host| {
-        let versions = ["models", "plugins"]
-            .map(|kind| done(host.ask_admin(&Request::get(&format!("/v1/{kind}")))));
-        (versions, done(host.ask_admin(&Request::get("/v1/endpoints"))))
-    };
-    let before = kept(&host);
-    let spec = json!({"name": "live", "timeout_ms": 7, "variants": [
-        {"name": "main", "models": {"default": "live@1"}},
-    ]});
-    let apply = Request::post("/v1/endpoints", "application/json", spec.to_string());
-    let post = |target: &str, content: &[u8]| Request::post(target, "text/plain", content);
-    let cases = [
-        ("a blob", 0, post("/v1/models/new", &model), "blobs/partial/"),
-        ("an asset", 0, post("/v1/assets", b"labels"), "blobs/partial/"),
-        ("the log", log, post("/v1/models/new", &model), "cannot commit to "),
-        ("a revision", log, apply, "cannot commit to "),
-        ("a component", 4096, post("/v1/plugins/new", &component), "blobs/partial/"),
-        ("its code", component.len() as u64, post("/v1/plugins/new", &component), "plugin new: "),
-    ];
-    for (name, room, request, part) in &cases {
-        host.limit_files(&room.to_string());
-        host.ask_admin(request).check_error(name, 500, part);
-        assert_eq!(host.send(&Request::infer("live", "x", &[1], &[0.0])).output(), [9.0]);
-        assert_eq!(kept(&host), before, "{name}");
-        host.limit_files("unlimited");
-        check_blobs(&data);
-        assert_eq!(files(&data.join("blobs/partial")), [] as [PathBuf; 0], "{name}");
-    }
-    for (.., request, _) in &cases {
-        done(host.ask_admin(request));
-    }
-    let after = kept(&host);
-    assert_ne!(after, before);
-    host.restart();
-    assert_eq!(kept(&host), after);
-    check_blobs(&data);
 }
 
 #[test]

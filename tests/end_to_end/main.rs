@@ -7,6 +7,7 @@
 //! - [`datatypes`]: tensors of every datatype
 //! - [`durability`]: kills, broken files
 //! - [`embeddings`]: texts through the whole path
+//! - [`full_disk`]: no room for what is pushed and applied
 //! - [`guests`]: every guest has a test
 //! - [`host_calls`]: host calls with arguments that no SDK gives
 //! - [`overload`]: more than the host takes on at once
@@ -30,6 +31,8 @@ mod connections;
 mod datatypes;
 mod durability;
 mod embeddings;
+#[cfg(target_os = "linux")]
+mod full_disk;
 mod guests;
 mod host_calls;
 mod overload;

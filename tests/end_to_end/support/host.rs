@@ -5,11 +5,15 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+#[cfg(target_os = "linux")]
+use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[cfg(target_os = "linux")]
+use super::disk::Disk;
 use super::files::{self, told};
 use super::http::{Answer, Connection, Request};
 use super::until;
@@ -21,9 +25,13 @@ pub(crate) struct Host {
     _stdout: BufReader<ChildStdout>,
     pub(crate) listen: SocketAddr,
     pub(crate) admin: SocketAddr,
+    berth: Berth,
     options: Vec<String>,
     folder: TempDir,
 }
+
+/// How `berth` is run.
+type Berth = Box<dyn Fn() -> Command + Send + Sync>;
 
 /// What a command of `berth` came to.
 #[derive(Debug)]
@@ -49,11 +57,11 @@ pub(crate) fn berth(arguments: &[&str], admin: Option<&str>, folder: &Path) -> S
 }
 
 fn spawn(
+    mut command: Command,
     folder: &Path,
     options: &[String],
 ) -> (Child, BufReader<ChildStdout>, SocketAddr, SocketAddr) {
     let log = File::options().create(true).append(true).open(folder.join("host.log")).unwrap();
-    let mut command = Command::new(told("BERTH_BIN"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data"]);
     command.arg(folder.join("data")).args(options);
     command.env("ORT_DYLIB_PATH", told("ORT_DYLIB_PATH")).env_remove("BERTH_LOG");
@@ -72,6 +80,11 @@ fn spawn(
     (child, stdout, listen.parse().unwrap(), admin.parse().unwrap())
 }
 
+/// A folder for a host and the files of its test, gone when it is dropped.
+pub(crate) fn new_folder() -> TempDir {
+    tempfile::Builder::new().prefix("berth-test-").tempdir().unwrap()
+}
+
 fn last_lines(folder: &Path) -> String {
     let log = fs::read_to_string(folder.join("host.log")).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
@@ -86,11 +99,21 @@ impl Host {
 
     /// The same with further options of `berth serve`.
     pub(crate) fn start_with(options: &[&str]) -> Self {
-        let folder = tempfile::Builder::new().prefix("berth-test-").tempdir().unwrap();
-        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
-        let (child, stdout, listen, admin) = spawn(folder.path(), &options);
+        let options = options.iter().map(|&option| option.to_owned()).collect();
+        Self::start_as(new_folder(), Box::new(|| Command::new(told("BERTH_BIN"))), options)
+    }
+
+    /// A host whose data is on a disk of its own.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_on(folder: TempDir, disk: &Arc<Disk>) -> Self {
+        let disk = Arc::clone(disk);
+        Self::start_as(folder, Box::new(move || disk.berth()), Vec::new())
+    }
+
+    fn start_as(folder: TempDir, berth: Berth, options: Vec<String>) -> Self {
+        let (child, stdout, listen, admin) = spawn(berth(), folder.path(), &options);
         let child = Mutex::new(child);
-        let host = Self { child, _stdout: stdout, listen, admin, options, folder };
+        let host = Self { child, _stdout: stdout, listen, admin, berth, options, folder };
         host.wait_ready();
         host
     }
@@ -125,7 +148,8 @@ impl Host {
     /// The same without waiting: it listens, and what it served is yet to be restored.
     pub(crate) fn start_again(&mut self) {
         self.kill();
-        let (child, stdout, listen, admin) = spawn(self.folder.path(), &self.options);
+        let (child, stdout, listen, admin) =
+            spawn((self.berth)(), self.folder.path(), &self.options);
         self.child = Mutex::new(child);
         (self._stdout, self.listen, self.admin) = (stdout, listen, admin);
     }

@@ -1,5 +1,7 @@
 //! The host under test, a client.
 
+#[cfg(target_os = "linux")]
+pub(crate) mod disk;
 pub(crate) mod files;
 pub(crate) mod host;
 pub(crate) mod http;
