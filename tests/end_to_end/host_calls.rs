@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::support::files::{guest, variant};
-use crate::support::{Host, Random, Request, onnx};
+use crate::support::{Host, Random, Request, beside, onnx};
 
 /// The programs that the fuzzer keeps.
 fn corpus() -> Vec<Vec<u8>> {
@@ -30,7 +30,7 @@ fn mixed(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
 
 #[test]
 pub(crate) fn no_sequence_of_host_calls_harms_the_host() {
-    let host = Host::start_with(&["--processor-memory", "64", "--processor-cpu", "2000"]);
+    let host = Host::with_healthy(&["--processor-memory", "64", "--processor-cpu", "2000"]);
     host.push("plugin", "host-calls", &guest("host-calls"));
     host.push_model("adder", &onnx::adder(1.0));
     let main = variant("main", "host-calls@1", "default = \"adder@1\"", "");
@@ -45,17 +45,19 @@ pub(crate) fn no_sequence_of_host_calls_harms_the_host() {
     let programs: Vec<_> = (0..500).map(|_| mixed(&mut random, &corpus)).collect();
     let mut connection = host.connect();
     let (mut answered, mut stopped) = (0, 0);
-    for program in corpus.iter().chain(&programs) {
-        let answer = connection.send(&Request::invoke("calls", program)).expect("an answer");
-        match answer.status {
-            200 => answered += 1,
-            500 | 504 => stopped += 1,
-            other => panic!("{other} {} for {program:?}", answer.text()),
+    beside(&host, &Request::healthy(), |_| {
+        for program in corpus.iter().chain(&programs) {
+            let answer = connection.send(&Request::invoke("calls", program)).expect("an answer");
+            match answer.status {
+                200 => answered += 1,
+                500 | 504 => stopped += 1,
+                other => panic!("{other} {} for {program:?}", answer.text()),
+            }
+            let next = connection.send(&good).expect("the next answer");
+            assert_eq!(next.status, 200, "{} after {program:?}", next.text());
+            assert_eq!(next.body[4 * 60..][..8], result, "after {program:?}");
         }
-        let next = connection.send(&good).expect("the next answer");
-        assert_eq!(next.status, 200, "{} after {program:?}", next.text());
-        assert_eq!(next.body[4 * 60..][..8], result, "after {program:?}");
-    }
+    });
     assert!(answered > 20 && stopped > 20, "{answered} answered, {stopped} stopped");
     let log = host.log();
     assert!(!log.lines().any(|line| line.starts_with("thread ")), "the host panicked: {log}");

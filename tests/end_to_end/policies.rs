@@ -10,6 +10,7 @@ fn host() -> Host {
     let host = Host::start();
     host.push_model("adder", &onnx::adder(1.0));
     host.push("plugin", "weighted", &plugin("weighted"));
+    host.apply(&routed("healthy", "weighted@1", "weights = { first = 1 }"));
     host
 }
 
@@ -63,12 +64,13 @@ pub(crate) fn an_evaluation_that_cannot_be_followed_is_refused() {
             assert_eq!((answer.revision(), answer.variant()), (&*live, "second"), "{mode}");
             another();
         }
+        for mode in good {
+            let config = format!("mode = \"{mode}\", at_once = true");
+            let before = host.apply(&routed(mode, "policy-faults@1", &config));
+            assert_eq!(host.send(&ask(mode)).revision(), before);
+            another();
+        }
     });
-    for mode in good {
-        let config = format!("mode = \"{mode}\", at_once = true");
-        let before = host.apply(&routed(mode, "policy-faults@1", &config));
-        assert_eq!(host.send(&ask(mode)).revision(), before);
-    }
     let unknown = routed("e", "policy-faults@1", "mode = \"none\", tick = 1");
     host.apply_refused(
         "an unknown key",
@@ -115,7 +117,6 @@ pub(crate) fn the_last_shares_serve_where_a_router_fails() {
             format!("endpoint=\"{endpoint}\",policy=\"router-faults@1\",reason=\"{reason}\"");
         host.metric(&format!("berth_policy_failures_total{{{labels}}}"))
     };
-    host.apply(&routed("healthy", "weighted@1", "weights = { first = 1 }"));
     beside(&host, &ask("healthy"), |another| {
         for (mode, reason) in faults {
             let config = format!("mode = \"{mode}\", attribute = \"fault\"");
@@ -141,13 +142,14 @@ pub(crate) fn the_last_shares_serve_where_a_router_fails() {
             }
             another();
         }
+        let live = host.apply(&routed("e", "router-faults@1", "mode = \"none\""));
+        for (mode, part) in refused {
+            let config = format!("mode = \"{mode}\"");
+            host.apply_refused(mode, &routed("e", "router-faults@1", &config), part);
+            assert_eq!(host.send(&ask("e")).revision(), live, "{mode}");
+            another();
+        }
     });
-    let live = host.apply(&routed("e", "router-faults@1", "mode = \"none\""));
-    for (mode, part) in refused {
-        let config = format!("mode = \"{mode}\"");
-        host.apply_refused(mode, &routed("e", "router-faults@1", &config), part);
-        assert_eq!(host.send(&ask("e")).revision(), live, "{mode}");
-    }
     host.restart();
     assert_eq!(host.send(&ask("trap").header("x-fault", "yes")).variant(), "first");
     assert_eq!(failures(&host, "trap", "unreachable"), 1.0);
@@ -157,38 +159,42 @@ pub(crate) fn the_last_shares_serve_where_a_router_fails() {
 fn a_router_that_is_not_pure_is_found_out() {
     let host = host();
     host.push("plugin", "router-faults", &guest("router-faults"));
-    // The guest goes round its arms, so that a sample at a fixed stride could miss it.
-    for arms in [&["first", "last"][..], &["first", "second", "last"]] {
-        host.apply(&routed_among(arms, "e", "router-faults@1", "mode = \"impure\""));
-        let mut connection = host.connect();
-        let failures = |reason: &str| {
-            let labels = format!("endpoint=\"e\",policy=\"router-faults@1\",reason=\"{reason}\"");
-            host.metric(&format!("berth_policy_failures_total{{{labels}}}"))
-        };
-        let quarantined = || host.json(&["endpoint", "show", "e"])["quarantined"].clone();
-        assert_eq!(quarantined(), false);
-        let before = failures("impure");
-        let mut seen = BTreeSet::new();
-        // One decision in 256 is made again, and at least half of those come out differently.
-        for _ in 0..20_000 / 100 {
-            for _ in 0..100 {
-                seen.insert(connection.send(&ask("e")).unwrap().variant().to_owned());
+    beside(&host, &ask("healthy"), |another| {
+        // The guest goes round its arms, so that a sample at a fixed stride could miss it.
+        for arms in [&["first", "last"][..], &["first", "second", "last"]] {
+            host.apply(&routed_among(arms, "e", "router-faults@1", "mode = \"impure\""));
+            let mut connection = host.connect();
+            let failures = |reason: &str| {
+                let labels =
+                    format!("endpoint=\"e\",policy=\"router-faults@1\",reason=\"{reason}\"");
+                host.metric(&format!("berth_policy_failures_total{{{labels}}}"))
+            };
+            let quarantined = || host.json(&["endpoint", "show", "e"])["quarantined"].clone();
+            assert_eq!(quarantined(), false);
+            let before = failures("impure");
+            let mut seen = BTreeSet::new();
+            // One decision in 256 is made again, and at least half of those come out differently.
+            for _ in 0..20_000 / 100 {
+                for _ in 0..100 {
+                    seen.insert(connection.send(&ask("e")).unwrap().variant().to_owned());
+                }
+                if failures("impure") > before {
+                    break;
+                }
             }
-            if failures("impure") > before {
-                break;
+            assert_eq!(seen.len(), arms.len(), "{seen:?}");
+            assert!(failures("impure") > before, "{arms:?}: not found out");
+            assert_eq!(quarantined(), true);
+            assert!(host.ok(&["endpoint", "show", "e"]).contains("in quarantine"));
+            let found = failures("quarantined");
+            for _ in 0..50 {
+                let answer = connection.send(&ask("e")).unwrap();
+                assert_eq!((answer.status, answer.variant()), (200, "first"));
             }
+            assert_eq!(failures("quarantined"), found + 50.0);
+            another();
         }
-        assert_eq!(seen.len(), arms.len(), "{seen:?}");
-        assert!(failures("impure") > before, "{arms:?}: not found out");
-        assert_eq!(quarantined(), true);
-        assert!(host.ok(&["endpoint", "show", "e"]).contains("in quarantine"));
-        let found = failures("quarantined");
-        for _ in 0..50 {
-            let answer = connection.send(&ask("e")).unwrap();
-            assert_eq!((answer.status, answer.variant()), (200, "first"));
-        }
-        assert_eq!(failures("quarantined"), found + 50.0);
-    }
+    });
     // The next revision starts anew.
     host.apply(&routed("e", "router-faults@1", "mode = \"none\""));
     assert_eq!(host.json(&["endpoint", "show", "e"])["quarantined"], false);

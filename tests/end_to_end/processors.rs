@@ -85,12 +85,10 @@ pub(crate) fn a_failure_is_one_requests_failure() {
         FAULTS.iter().map(|fault| fault.0).chain(ELSEWHERE).map(str::to_owned).collect();
     assert_eq!(modes("processor-faults"), known, "the guest's modes, and those with a test");
 
-    let host = Host::start_with(&["--processor-memory", "32", "--processor-cpu", "1000"]);
+    let host = Host::with_healthy(&["--processor-memory", "32", "--processor-cpu", "1000"]);
     host.push_digits();
-    host.push("plugin", "empty", &guest("empty"));
     host.push("plugin", "processor-faults", &guest("processor-faults"));
     host.push("plugin", "weighted", &plugin("weighted"));
-    host.apply(&format!("name = \"healthy\"\n{}", variant("main", "empty@1", "", "")));
     let listed: Vec<&str> = FAULTS.iter().map(|fault| fault.0).collect();
     host.apply(&faults(
         "faults",
@@ -98,7 +96,7 @@ pub(crate) fn a_failure_is_one_requests_failure() {
     ));
     host.apply(&format!("timeout_ms = 300\n{}", faults("short", &["loop", "poll"])));
 
-    beside(&host, &Request::invoke("healthy", "x"), |another| {
+    beside(&host, &Request::healthy(), |another| {
         let invoke = |endpoint: &str, mode: &str| {
             host.send(&Request::invoke(&format!("{endpoint}/versions/{mode}"), "x"))
         };
@@ -152,46 +150,51 @@ pub(crate) fn a_failure_is_one_requests_failure() {
 
 #[test]
 pub(crate) fn a_processor_that_cannot_be_made_is_refused() {
-    let host = Host::start_with(&["--processor-cpu", "500"]);
+    let host = Host::with_healthy(&["--processor-cpu", "500"]);
     host.push_digits();
     host.push("plugin", "processor-faults", &guest("processor-faults"));
     host.push("plugin", "weighted", &plugin("weighted"));
     let live = host.apply(&faults("e", &["none"]));
-    for (mode, part) in [
-        (
-            "create-refuse",
-            "variants.create-refuse.config.mode: refused by processor-faults@1: create-refuse is refused",
-        ),
-        (
-            "create-trap",
-            "variants.create-trap: processor processor-faults@1: the plugin was stopped",
-        ),
-        (
-            "create-loop",
-            "variants.create-loop: processor processor-faults@1: the plugin used more than 500ms of CPU time",
-        ),
-        (
-            "signature-trap",
-            "variants.signature-trap: processor processor-faults@1: the plugin was stopped",
-        ),
-        (
-            "signature-flood",
-            "variants.signature-flood: processor processor-faults@1: the plugin failed: its signature has more than 1024 entries",
-        ),
-    ] {
-        host.apply_refused(mode, &faults("e", &[mode]), part);
-        let answer = host.send(&Request::invoke("e", "x"));
-        assert_eq!((answer.revision(), answer.text().as_str()), (&*live, "ok"), "{mode}");
-    }
+    beside(&host, &Request::healthy(), |another| {
+        for (mode, part) in [
+            (
+                "create-refuse",
+                "variants.create-refuse.config.mode: refused by processor-faults@1: create-refuse is refused",
+            ),
+            (
+                "create-trap",
+                "variants.create-trap: processor processor-faults@1: the plugin was stopped",
+            ),
+            (
+                "create-loop",
+                "variants.create-loop: processor processor-faults@1: the plugin used more than 500ms of CPU time",
+            ),
+            (
+                "signature-trap",
+                "variants.signature-trap: processor processor-faults@1: the plugin was stopped",
+            ),
+            (
+                "signature-flood",
+                "variants.signature-flood: processor processor-faults@1: the plugin failed: its signature has more than 1024 entries",
+            ),
+        ] {
+            host.apply_refused(mode, &faults("e", &[mode]), part);
+            let answer = host.send(&Request::invoke("e", "x"));
+            assert_eq!((answer.revision(), answer.text().as_str()), (&*live, "ok"), "{mode}");
+            another();
+        }
+    });
     // Where it trapped is for operators; of a list, one line.
     host.apply_refused("never live", &faults("never", &["create-trap"]), "the plugin was stopped");
     let answer = host.send(&Request::invoke("never", "x"));
     answer.check_error("never live", 503, "no revision that answers");
     let shown = host.json(&["endpoint", "show", "never"]);
     assert!(shown["problem"].as_str().unwrap().contains("\n    at "), "{shown}");
-    for arguments in [&["endpoint", "list"][..], &["endpoint", "history", "never"]] {
+    for (arguments, lines) in
+        [(&["endpoint", "list"][..], 4), (&["endpoint", "history", "never"], 3)]
+    {
         let table = host.ok(arguments);
-        assert_eq!(table.lines().count(), 3, "{table}");
+        assert_eq!(table.lines().count(), lines, "{table}");
     }
 }
 
@@ -240,37 +243,22 @@ pub(crate) fn a_processor_reaches_what_its_variant_binds_and_nothing_else() {
 /// The options that give the host one instance, which may run for ever.
 pub(crate) const ONE_INSTANCE: [&str; 4] = ["--max-instances", "1", "--processor-cpu", "3600000"];
 
-/// A connection whose request holds the host's only instance and never ends.
-pub(crate) fn take_the_instance(host: &Host) -> Connection {
+/// Connections of which one has a request that holds the only instance of a host with `healthy` and
+/// never ends.
+pub(crate) fn take_the_instance(host: &Host) -> Vec<Connection> {
     host.push_model("m", &onnx::adder(1.0));
-    host.push("plugin", "empty", &guest("empty"));
     host.push("plugin", "processor-faults", &guest("processor-faults"));
-    host.apply(&format!("name = \"healthy\"\n{}", variant("main", "empty@1", "", "")));
     let forever = variant("main", "processor-faults@1", "default = \"m@1\"", "mode = \"loop\"");
     host.apply(&format!("name = \"forever\"\ntimeout_ms = 3600000\n{forever}"));
-    assert_eq!(host.send(&Request::invoke("healthy", "x")).status, 200);
-    let take = || {
-        let mut connection = host.connect();
-        connection.start(&Request::invoke("forever", "x")).unwrap();
-        connection
-    };
-    let mut taken = take();
-    until("the instance is taken", || {
-        let is_taken = host.send(&Request::invoke("healthy", "x")).status == 503;
-        if !is_taken {
-            // The question may have held the instance when the other wanted it.
-            taken = take();
-        }
-        is_taken
-    });
-    taken
+    assert_eq!(host.send(&Request::healthy()).status, 200);
+    host.fill(&Request::invoke("forever", "x"), &Request::healthy())
 }
 
 #[test]
 fn a_client_that_goes_away_frees_its_instance() {
-    let host = Host::start_with(&ONE_INSTANCE);
+    let host = Host::with_healthy(&ONE_INSTANCE);
     let taken = take_the_instance(&host);
-    host.send(&Request::invoke("healthy", "x")).check_error("meanwhile", 503, "overloaded");
+    host.send(&Request::healthy()).check_error("meanwhile", 503, "overloaded");
     drop(taken);
-    until("the instance is free", || host.send(&Request::invoke("healthy", "x")).status == 200);
+    until("the instance is free", || host.send(&Request::healthy()).status == 200);
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::processors::faults;
 use crate::support::files::{guest, plugin, variant};
 use crate::support::host::check_refused;
-use crate::support::{Host, Request, beside, until};
+use crate::support::{Host, Request, beside};
 
 /// A processor in text whose `process` is `body`.
 fn in_text(body: &str) -> String {
@@ -38,13 +38,6 @@ fn tangled(loops: usize, variables: usize, nested: bool) -> String {
     around(&format!("(func (local {}) {begin} {code})", "i32 ".repeat(variables)))
 }
 
-fn with_healthy(options: &[&str]) -> Host {
-    let host = Host::start_with(options);
-    host.push("plugin", "empty", &guest("empty"));
-    host.apply(&format!("name = \"healthy\"\n{}", variant("main", "empty@1", "", "")));
-    host
-}
-
 /// Writes a component in text as a file to be pushed.
 fn written(host: &Host, name: &str, text: &str) -> PathBuf {
     host.file(&format!("{name}.wasm"), wat::parse_str(text).unwrap())
@@ -66,9 +59,9 @@ fn what_the_compiler_cannot_take_is_refused() {
             "plugin bomb: compiling it took more than 100 MiB of memory",
         ),
     ] {
-        let host = with_healthy(&options);
+        let host = Host::with_healthy(&options);
         let bomb = written(&host, "bomb", &text);
-        beside(&host, &Request::invoke("healthy", "x"), |_| {
+        beside(&host, &Request::healthy(), |_| {
             host.refused(&["plugin", "push", "bomb", bomb.to_str().unwrap()], part);
         });
         host.refused(&["plugin", "show", "bomb"], "there is no plugin bomb");
@@ -82,11 +75,11 @@ fn what_the_compiler_cannot_take_is_refused() {
 
 #[test]
 fn a_component_of_other_types_is_refused() {
-    let host = Host::start();
+    let host = Host::with_healthy(&[]);
     let whole = in_text("unreachable");
     let other = whole.replace("(result $signature)", "(result u32)");
     let other = other.replace("(result $x-signature)", "(result u32)");
-    for (name, text, part) in [
+    let cases = [
         ("nothing exported", around(""), "does not fit the interfaces in wit/"),
         (
             "another parameter of an import",
@@ -106,25 +99,30 @@ fn a_component_of_other_types_is_refused() {
             ),
             "plugins have no clock",
         ),
-    ] {
-        let file = written(&host, "other", &text);
-        let said = host.cli(&["plugin", "push", "other", file.to_str().unwrap()]);
-        check_refused(name, &said, part);
-    }
-    // What an exported function takes and answers is seen when it is first called, by the apply.
-    host.push("plugin", "other", &written(&host, "other", &other));
-    host.apply_refused(
-        "another result",
-        &format!("name = \"e\"\n{}", variant("main", "other@1", "", "")),
-        "variants.main: processor other@1: the plugin was stopped: host: expected `record` found `u32`",
-    );
-    host.push("plugin", "whole", &written(&host, "whole", &whole));
-    host.apply(&format!("name = \"e\"\n{}", variant("main", "whole@1", "", "")));
+    ];
+    beside(&host, &Request::healthy(), |another| {
+        for (name, text, part) in cases {
+            let file = written(&host, "other", &text);
+            let said = host.cli(&["plugin", "push", "other", file.to_str().unwrap()]);
+            check_refused(name, &said, part);
+            another();
+        }
+        // What an exported function takes and answers is seen when it is first called, by the apply.
+        host.push("plugin", "other", &written(&host, "other", &other));
+        host.apply_refused(
+            "another result",
+            &format!("name = \"e\"\n{}", variant("main", "other@1", "", "")),
+            "variants.main: processor other@1: the plugin was stopped: host: expected `record` found `u32`",
+        );
+        another();
+        host.push("plugin", "whole", &written(&host, "whole", &whole));
+        host.apply(&format!("name = \"e\"\n{}", variant("main", "whole@1", "", "")));
+    });
 }
 
 #[test]
 fn a_table_grows_to_its_bound_and_a_stack_without_names_has_numbers() {
-    let host = with_healthy(&[]);
+    let host = Host::with_healthy(&[]);
     // It traps when it is refused more, unless its table is larger than what is granted.
     let body = "(loop (br_if 0 (i32.ne (i32.const -1)
             (table.grow 0 (ref.null func) (i32.const 1000)))))
@@ -132,7 +130,7 @@ fn a_table_grows_to_its_bound_and_a_stack_without_names_has_numbers() {
         unreachable";
     host.push("plugin", "table", &written(&host, "table", &in_text(body)));
     host.apply(&format!("name = \"table\"\n{}", variant("main", "table@1", "", "")));
-    beside(&host, &Request::invoke("healthy", "x"), |_| {
+    beside(&host, &Request::healthy(), |_| {
         let answer = host.send(&Request::invoke("table", "x"));
         answer.check_error("table", 500, "the plugin was stopped");
         let entry = host.logged(answer.header("berth-prediction").unwrap());
@@ -145,7 +143,7 @@ fn a_table_grows_to_its_bound_and_a_stack_without_names_has_numbers() {
 pub(crate) fn an_endpoint_has_limits_of_its_own() {
     let options =
         ["--processor-memory", "64", "--processor-cpu", "3600000", "--max-instances", "8"];
-    let host = with_healthy(&options);
+    let host = Host::with_healthy(&options);
     host.push_digits();
     host.push("plugin", "processor-faults", &guest("processor-faults"));
     host.push("plugin", "weighted", &plugin("weighted"));
@@ -173,7 +171,7 @@ pub(crate) fn an_endpoint_has_limits_of_its_own() {
     let limits = "limits = { memory_mib = 24, cpu_ms = 200, host_mib = 4, instances = 2 }";
     host.apply(&format!("{limits}\n{}", faults("small", &modes)));
     assert_eq!(host.json(&["endpoint", "show", "small"])["revision"]["limits"]["host_mib"], 4);
-    beside(&host, &Request::invoke("healthy", "x"), |another| {
+    beside(&host, &Request::healthy(), |another| {
         for (mode, status, part, logged) in [
             ("memory", 500, "was stopped", "more than its 25165824 bytes of memory"),
             ("loop", 504, "more than its 200 ms of CPU", "more than 200ms"),
@@ -209,21 +207,9 @@ pub(crate) fn an_endpoint_has_limits_of_its_own() {
         "limits = {{ instances = 1 }}\ntimeout_ms = 3600000\n{}",
         faults("single", &["loop", "none"])
     ));
-    let take = || {
-        let mut connection = host.connect();
-        connection.start(&Request::invoke("single/versions/loop", "x")).unwrap();
-        connection
-    };
-    let mut taken = take();
-    until("the instance is taken", || {
-        let is_taken = host.send(&Request::invoke("single/versions/none", "x")).status == 503;
-        if !is_taken {
-            // The question may have held the instance when the other wanted it.
-            taken = take();
-        }
-        is_taken
-    });
-    assert_eq!(host.send(&Request::invoke("healthy", "x")).status, 200);
+    let single = |mode: &str| Request::invoke(&format!("single/versions/{mode}"), "x");
+    let _taken = host.fill(&single("loop"), &single("none"));
+    assert_eq!(host.send(&Request::healthy()).status, 200);
 }
 
 /// The guest's own function, into which the compiler drew what fails.
@@ -231,14 +217,14 @@ const PLACE: &str = "    at berth:plugin/processing@0.1.0#[method]processor.proc
 
 #[test]
 pub(crate) fn a_trap_is_logged_whole_once() {
-    let host = with_healthy(&[]);
+    let host = Host::with_healthy(&[]);
     host.push_digits();
     host.push("plugin", "processor-faults", &guest("processor-faults"));
     host.push("plugin", "weighted", &plugin("weighted"));
     host.apply(&faults("e", &["panic", "trap"]));
     let digest = host.json(&["plugin", "show", "processor-faults"]);
     let digest = digest[0]["digest"].as_str().unwrap()[..12].to_owned();
-    beside(&host, &Request::invoke("healthy", "x"), |_| {
+    beside(&host, &Request::healthy(), |_| {
         let mut ids = Vec::new();
         for mode in ["panic", "trap"] {
             let mut connection = host.connect();

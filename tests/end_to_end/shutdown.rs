@@ -55,7 +55,7 @@ fn draining_has_an_end() {
 
 #[test]
 fn a_guest_that_never_comes_back_does_not_keep_the_host() {
-    let host = Host::start_with(&[&ONE_INSTANCE[..], &["--drain", "3600"]].concat());
+    let host = Host::with_healthy(&[&ONE_INSTANCE[..], &["--drain", "3600"]].concat());
     let _taken = take_the_instance(&host);
     host.signal("TERM");
     refuses(&host);

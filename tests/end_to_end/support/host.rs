@@ -126,6 +126,14 @@ impl Host {
         host
     }
 
+    /// Ready, with the endpoint `healthy`, which goes on answering [`Request::healthy`].
+    pub(crate) fn with_healthy(options: &[&str]) -> Self {
+        let host = Self::start_with(options);
+        host.push("plugin", "empty", &files::guest("empty"));
+        host.apply(&format!("name = \"healthy\"\n{}", files::variant("main", "empty@1", "", "")));
+        host
+    }
+
     pub(crate) fn push_digits(&self) {
         for version in [1, 2] {
             self.push("model", "digits", &files::digits().join(format!("digits-{version}.onnx")));
@@ -281,6 +289,22 @@ impl Host {
     /// Sends one request to the data port.
     pub(crate) fn send(&self, request: &Request) -> Answer {
         self.connect().send(request).expect("the host answers")
+    }
+
+    /// Sends requests that never end until there is no room for `other`, and answers their
+    /// connections: the room is theirs until they are dropped.
+    pub(crate) fn fill(&self, endless: &Request, other: &Request) -> Vec<Connection> {
+        let mut taken = Vec::new();
+        until("there is no room left", || {
+            let is_full = self.send(other).status == 503;
+            if !is_full {
+                let mut connection = self.connect();
+                connection.start(endless).unwrap();
+                taken.push(connection);
+            }
+            is_full
+        });
+        taken
     }
 
     /// Sends one request to the admin port.

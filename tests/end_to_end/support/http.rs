@@ -49,6 +49,11 @@ impl Request {
         Self::post(&format!("/v2/models/{endpoint}/invoke"), "image/png", body)
     }
 
+    /// What the endpoint of [`super::Host::with_healthy`] answers.
+    pub(crate) fn healthy() -> Self {
+        Self::invoke("healthy", "x")
+    }
+
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
