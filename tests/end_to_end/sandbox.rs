@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use crate::processors::faults;
 use crate::support::files::{guest, plugin, variant};
 use crate::support::host::check_refused;
-use crate::support::{Host, Request, beside};
+use crate::support::{Host, Request, beside, onnx};
 
 /// A processor in text whose `process` is `body`.
 fn in_text(body: &str) -> String {
@@ -61,9 +63,13 @@ fn what_the_compiler_cannot_take_is_refused() {
     ] {
         let host = Host::with_healthy(&options);
         let bomb = written(&host, "bomb", &text);
-        beside(&host, &Request::healthy(), |_| {
-            host.refused(&["plugin", "push", "bomb", bomb.to_str().unwrap()], part);
+        let grown = host.grown_by(|| {
+            beside(&host, &Request::healthy(), |_| {
+                host.refused(&["plugin", "push", "bomb", bomb.to_str().unwrap()], part);
+            });
         });
+        // The process that compiled had its own bound; the host has held the component.
+        assert!(grown < 32 << 20, "{name}: {grown} bytes");
         host.refused(&["plugin", "show", "bomb"], "there is no plugin bomb");
         for file in fs::read_dir(host.folder().join("data/compiled")).unwrap() {
             let file = file.unwrap().file_name().into_string().unwrap();
@@ -210,6 +216,36 @@ pub(crate) fn an_endpoint_has_limits_of_its_own() {
     let single = |mode: &str| Request::invoke(&format!("single/versions/{mode}"), "x");
     let _taken = host.fill(&single("loop"), &single("none"));
     assert_eq!(host.send(&Request::healthy()).status, 200);
+}
+
+#[test]
+fn outputs_beyond_what_a_call_may_hold_are_refused() {
+    const LIMIT: u64 = 1 << 20;
+    let host = Host::with_healthy(&[]);
+    host.push("plugin", "probe", &guest("probe"));
+    host.push_model("zeros", &onnx::zeros());
+    let zeros = |mode: &str, count: u64| {
+        let input = json!({"name": "n", "datatype": "INT64", "shape": [1], "data": [count]});
+        let body = json!({"inputs": [input]}).to_string();
+        host.send(&Request::post(&format!("/v2/models/{mode}/infer"), "application/json", body))
+    };
+    beside(&host, &Request::healthy(), |another| {
+        for mode in ["graph", "model"] {
+            let main =
+                variant("main", "probe@1", "default = \"zeros@1\"", &format!("mode = {mode:?}"));
+            host.apply(&format!("name = {mode:?}\nlimits = {{ host_mib = 1 }}\n{main}"));
+            let answer = zeros(mode, LIMIT / 4 + 1);
+            answer.check_error(mode, 500, "the plugin failed");
+            let entry = host.logged(answer.header("berth-prediction").unwrap());
+            assert!(entry.contains(&format!("{LIMIT} bytes")), "{mode}: {entry}");
+            another();
+            assert_eq!(zeros(mode, 1000).output(), [0.0; 1000], "{mode}");
+        }
+    });
+    let held = |most: &str| {
+        host.metric(&format!("berth_plugin_host_bytes_bucket{{plugin=\"probe@1\",le=\"{most}\"}}"))
+    };
+    assert_eq!(["1048576", "+Inf"].map(held), [4.0, 4.0]);
 }
 
 /// The guest's own function, into which the compiler drew what fails.

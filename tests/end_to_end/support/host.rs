@@ -177,6 +177,26 @@ impl Host {
         assert!(sent.success());
     }
 
+    /// How many more bytes than before the host itself had resident at any time of `work`; 0 where
+    /// the system does not say.
+    pub(crate) fn grown_by(&self, work: impl FnOnce()) -> u64 {
+        if !cfg!(target_os = "linux") {
+            work();
+            return 0;
+        }
+        let process = format!("/proc/{}", self.child.lock().unwrap().id());
+        let peak = || {
+            let status = fs::read_to_string(format!("{process}/status")).unwrap();
+            let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+            peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+        };
+        // The peak begins anew.
+        fs::write(format!("{process}/clear_refs"), "5").unwrap();
+        let before = peak();
+        work();
+        peak() - before
+    }
+
     /// Lets no file of the host's grow beyond `bytes`, as if the disk were full; `unlimited` again
     /// lets all.
     #[cfg(target_os = "linux")]

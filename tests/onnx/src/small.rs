@@ -19,6 +19,12 @@ pub fn adder(n: f32) -> Vec<u8> {
     model(graph(&[node("Add", &["x", "n"], &["y"])], &constants, &[port("x")], &[port("y")]))
 }
 
+/// `y`, so many zeros, FP32, as `n`, INT64 [1], says: outputs larger than the input.
+pub fn zeros() -> Vec<u8> {
+    let (n, y) = (port("n", DataType::Int64, &[1]), port("y", DataType::Fp32, &[-1]));
+    model(graph(&[node("ConstantOfShape", &["n"], &["y"])], &[], &[n], &[y]))
+}
+
 /// `sum = a + b` and `difference = a - b`, for FP32 [n, 2].
 pub fn two_inputs() -> Vec<u8> {
     let port = |name| port(name, DataType::Fp32, &[-1, 2]);
