@@ -60,8 +60,12 @@ impl Versioned for PluginVersion {
 
 /// Every version of a kind, by name and number.
 pub fn list<T: Versioned>(store: &Store) -> Result<Vec<T>, ControlError> {
+    begun(store, "")
+}
+
+fn begun<T: Versioned>(store: &Store, prefix: &str) -> Result<Vec<T>, ControlError> {
     store
-        .list(T::KIND)?
+        .list(T::KIND, prefix)?
         .into_iter()
         .map(|(key, document)| read(T::KIND, &key, document.document))
         .collect()
@@ -69,20 +73,22 @@ pub fn list<T: Versioned>(store: &Store) -> Result<Vec<T>, ControlError> {
 
 /// The versions of one name, by number; an error when there is none.
 pub fn versions<T: Versioned>(store: &Store, name: &Name) -> Result<Vec<T>, ControlError> {
-    let mut versions = list::<T>(store)?;
-    versions.retain(|version| version.name() == name);
+    let versions = known::<T>(store, name)?;
     if versions.is_empty() {
         return Err(ControlError::NotFound(format!("there is no {} {name}", T::KIND)));
     }
     Ok(versions)
 }
 
+fn known<T: Versioned>(store: &Store, name: &Name) -> Result<Vec<T>, ControlError> {
+    begun(store, &format!("{name}@"))
+}
+
 /// Adds a version, numbered after the last. A content that the name already has keeps its number.
 pub fn push<T: Versioned>(store: &Store, version: T, note: &Note) -> Result<T, ControlError> {
     loop {
         let sequence = store.sequence();
-        let mut known = list::<T>(store)?;
-        known.retain(|other| other.name() == version.name());
+        let known = known::<T>(store, version.name())?;
         if let Some(same) = known.iter().find(|other| other.digest() == version.digest()) {
             return Ok(same.clone());
         }

@@ -224,7 +224,7 @@ impl Host {
     }
 
     pub(crate) fn records(&self) -> Result<Vec<(Name, EndpointRecord)>, ControlError> {
-        let documents = self.store().list(ENDPOINT)?.into_iter();
+        let documents = self.store().list(ENDPOINT, "")?.into_iter();
         documents
             .map(|(key, found)| Ok((key.parse()?, read(ENDPOINT, &key, found.document)?)))
             .collect()

@@ -99,13 +99,20 @@ impl Log {
             .map_err(|error| database("read", &self.path, error))
     }
 
-    pub(crate) fn list(&self, kind: &str) -> Result<Vec<(String, Document)>, StoreError> {
+    pub(crate) fn list(
+        &self,
+        kind: &str,
+        prefix: &str,
+    ) -> Result<Vec<(String, Document)>, StoreError> {
+        // The last character there is comes after every key that begins with the prefix.
         self.connection
             .prepare_cached(
-                "SELECT key, sequence, document FROM documents WHERE kind = ? ORDER BY key",
+                "SELECT key, sequence, document FROM documents
+                 WHERE kind = ?1 AND key >= ?2 AND key < ?2 || char(0x10FFFF) ORDER BY key",
             )
             .and_then(|mut query| {
-                query.query_map([kind], |row| Ok((row.get(0)?, document(row, 1)?)))?.collect()
+                let row = |row: &Row<'_>| Ok((row.get(0)?, document(row, 1)?));
+                query.query_map([kind, prefix], row)?.collect()
             })
             .map_err(|error| database("read", &self.path, error))
     }

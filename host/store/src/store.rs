@@ -79,9 +79,10 @@ impl Store {
         self.log().get(kind, key)
     }
 
-    /// Every document of `kind` with its key, in the order of the keys' bytes.
-    pub fn list(&self, kind: &str) -> Result<Vec<(String, Document)>, StoreError> {
-        self.log().list(kind)
+    /// Every document of `kind` whose key begins with `prefix`, with its key, in the order of the
+    /// keys' bytes.
+    pub fn list(&self, kind: &str, prefix: &str) -> Result<Vec<(String, Document)>, StoreError> {
+        self.log().list(kind, prefix)
     }
 
     /// The last `limit` changes to the document of `kind` and `key`, latest first.

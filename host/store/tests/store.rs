@@ -21,7 +21,7 @@ fn note(why: &str) -> Note {
 }
 
 fn documents(store: &Store, kind: &str) -> Vec<(String, u64, Value)> {
-    let listed = store.list(kind).unwrap();
+    let listed = store.list(kind, "").unwrap();
     listed.into_iter().map(|(key, it)| (key, it.sequence, it.document)).collect()
 }
 
@@ -41,6 +41,22 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
     }
     found
+}
+
+#[test]
+fn documents_are_listed_by_the_beginning_of_their_keys() {
+    let (_folder, store) = open();
+    let keys = ["a", "a@1", "a@2", "a\u{10ffff}", "ab@1", "b@1"];
+    let changes = keys.map(|key| Change::put("model", key, json!(1)));
+    store.commit(None, &changes, &note("")).unwrap();
+    let check = |prefix: &str, expected: &[&str]| {
+        let listed = store.list("model", prefix).unwrap().into_iter().map(|(key, _)| key);
+        assert_eq!(listed.collect::<Vec<_>>(), expected, "{prefix:?}");
+    };
+    check("", &["a", "a@1", "a@2", "ab@1", "a\u{10ffff}", "b@1"]);
+    check("a@", &["a@1", "a@2"]);
+    check("ab", &["ab@1"]);
+    check("c", &[]);
 }
 
 #[test]
