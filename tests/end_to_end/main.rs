@@ -3,6 +3,7 @@
 //! - [`accuracy`]: pictures through the whole path
 //! - [`answers`]: the headers of every answer
 //! - [`command_line`]: the verbs, their output and their exit codes
+//! - [`conformance`]: the ONNX project's tests, beside Python's onnxruntime
 //! - [`connections`]: too many of them, idle ones, slow ones
 //! - [`datatypes`]: tensors of every datatype
 //! - [`durability`]: kills, broken files
@@ -27,6 +28,7 @@
 mod accuracy;
 mod answers;
 mod command_line;
+mod conformance;
 mod connections;
 mod datatypes;
 mod durability;

@@ -5,7 +5,9 @@
 //! - [`test`], [`check`]: what continuous integration runs
 //! - [`demo`], [`load`]: the main job, shown and measured on a real host
 //! - [`bench`]: what the host adds to a request, measured by itself
+//! - [`conformance`]: the ONNX project's tests
 //! - [`fuzz`]: inputs that nobody thought of
+//! - [`python`], [`table`]: packages from pip, tables for people
 //! - [`workspace`]: folders, cargo, progress lines
 //! - [`host`], [`http`], [`traffic`], [`pictures`]: what demo and load stand on
 #![expect(clippy::print_stdout, reason = "a command-line program prints its results")]
@@ -13,6 +15,7 @@
 mod bench;
 mod build;
 mod check;
+mod conformance;
 mod demo;
 mod fuzz;
 mod host;
@@ -20,6 +23,8 @@ mod http;
 mod load;
 mod onnxruntime;
 mod pictures;
+mod python;
+mod table;
 mod test;
 mod traffic;
 mod workspace;
@@ -46,6 +51,8 @@ enum Command {
     Bench(bench::Bench),
     /// Check formatting and lints
     Check,
+    /// Run the ONNX project's tests through Berth and through Python's onnxruntime
+    Conformance,
     /// Fuzz what reads input from outside: requests, endpoint files, components, host calls
     Fuzz(fuzz::Fuzz),
     /// Set everything up, serve the digits example and change it under traffic
@@ -61,6 +68,7 @@ fn main() -> std::process::ExitCode {
         Command::Test(test) => test.run(),
         Command::Bench(bench) => bench.run(),
         Command::Check => check::run(),
+        Command::Conformance => conformance::run(),
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Demo(demo) => demo.run(),
         Command::Load(load) => load.run(),

@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::build;
+use crate::conformance;
 use crate::workspace::{cargo, run, say};
 
 /// Builds everything and runs every test.
@@ -16,11 +17,12 @@ pub(crate) struct Test {
 impl Test {
     pub(crate) fn run(&self) -> Result<()> {
         let built = build::for_tests()?;
+        let cases = conformance::cases(&built.metadata)?;
         say("testing");
         let test = |packages: &[String]| {
             let mut test = cargo();
             test.args(["test", "--release"]).args(packages).args(&self.arguments);
-            run(test.envs(built.variables()), "cargo test")
+            run(test.envs(built.variables()).env("BERTH_CASES", &cases), "cargo test")
         };
         // Those of the default members, which share what they depend on; then the plugins'.
         test(&[])?;

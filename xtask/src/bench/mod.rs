@@ -6,8 +6,7 @@
 //! - [`endpoints`]: what endpoints cost that nobody asks
 //! - [`overload`]: more requests than can be answered
 //! - [`process`]: CPU time and memory of a server
-//! - [`python`]: the environment of the rival in Python
-//! - [`report`], [`table`], [`chart`]: the page, its tables and pictures
+//! - [`report`], [`chart`]: the page and its pictures
 
 mod chart;
 mod compare;
@@ -16,11 +15,9 @@ mod endpoints;
 mod jobs;
 mod overload;
 mod process;
-mod python;
 mod report;
 mod rivals;
 mod stages;
-mod table;
 
 use anyhow::Result;
 

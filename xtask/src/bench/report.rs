@@ -13,8 +13,8 @@ use crate::bench::criterion::Measured;
 use crate::bench::jobs::Job;
 use crate::bench::rivals::NAMES;
 use crate::bench::stages::{STAGES, Stages};
-use crate::bench::table::Table;
 use crate::bench::{Results, endpoints};
+use crate::table::Table;
 use crate::workspace::{root, say};
 
 /// Between these lines the page is written by this program, around them by hand.

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::bench::jobs::Job;
-use crate::bench::python;
 use crate::build::Built;
 use crate::host::{self, Host};
 use crate::http::{Connection, Request};
+use crate::python;
 use crate::workspace::{Metadata, root};
 
 /// How long a server may take to answer that it is ready, and to end.
@@ -43,7 +43,10 @@ pub(crate) struct Server {
 impl Parts {
     /// Obtains what is not built.
     pub(crate) fn obtain(built: Built) -> Result<Self> {
-        Ok(Self { built, python: python::obtain()? })
+        Ok(Self {
+            built,
+            python: python::obtain("fastapi", "tests/bench/fastapi/requirements.txt")?,
+        })
     }
 
     /// Starts all three for one job, in the order of [`NAMES`].

@@ -139,7 +139,7 @@ impl Session {
                 if is_sparse(&session, port, index) {
                     return Err(port_type(outlet, format!("sparse {}", outlet.dtype())));
                 }
-                tensor_type(outlet).ok_or_else(|| port_type(outlet, outlet.dtype().to_string()))
+                tensor_type(outlet).ok_or_else(|| port_type(outlet, type_name(outlet.dtype())))
             };
             outlets.iter().enumerate().map(checked).collect()
         };
@@ -321,6 +321,14 @@ fn leading(session: &ort::session::Session) -> Result<(), String> {
         }
     }
     shared.map(drop).ok_or_else(|| "it has no inputs".to_owned())
+}
+
+/// A type in ONNX's words where they are short, such as `FLOAT8E4M3FN`, else in those of `ort`.
+fn type_name(ty: &ValueType) -> String {
+    match ty {
+        ValueType::Tensor { ty, .. } => format!("{ty:?}").to_uppercase(),
+        other => other.to_string(),
+    }
 }
 
 fn names(types: &[TensorType]) -> Vec<CString> {
