@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use berth_inference::{OpenError, Runtime, RuntimeOptions};
+use berth_inference::{BatchOptions, OpenError, Runtime, RuntimeOptions};
 use serde::Serialize;
 use serde_json::json;
 
@@ -108,9 +108,11 @@ fn problems(case: &Case, library: &Outcome, http: &Outcome) -> Vec<(&'static str
 
 fn through_library(cases: &Cases, runtime: &Runtime) -> Vec<Outcome> {
     let waiting = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let lane = runtime.lane();
     let outcome = |case: &Case| {
-        let model = match runtime.open(&case.name, &cases.model(case)) {
-            Ok(model) => model,
+        let opened = runtime.open(&case.name, &cases.model(case), BatchOptions::default());
+        let model = match opened {
+            Ok(opened) => opened.in_lane(&lane),
             Err(OpenError::PortType { port, found, .. }) => {
                 return Outcome::Unsupported(format!("{port} of type {found}"));
             }
