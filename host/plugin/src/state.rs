@@ -299,11 +299,14 @@ mod tests {
     #[tokio::test]
     async fn only_the_work_of_the_guest_itself_is_charged() {
         const ASLEEP: Duration = Duration::from_millis(100);
-        let cases: [(&str, fn(), fn(), bool, bool); 4] = [
-            ("nothing", || {}, || {}, false, false),
-            ("off the processor", || std::thread::sleep(ASLEEP), || {}, false, false),
-            ("the guest", work, || {}, true, true),
-            ("the host, in its turn", || {}, work, false, true),
+        let idle: fn() = || {};
+        let sleep: fn() = || std::thread::sleep(ASLEEP);
+        let work: fn() = work;
+        let cases = [
+            ("nothing", idle, idle, false, false),
+            ("off the processor", sleep, idle, false, false),
+            ("the guest", work, idle, true, true),
+            ("the host, in its turn", idle, work, false, true),
         ];
         for (name, guest, host, charged, is_up) in cases {
             let clock = CpuClock::new(&Turns::new(1));

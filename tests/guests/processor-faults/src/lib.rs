@@ -289,9 +289,9 @@ fn hoard<T>(make: impl Fn() -> Result<T, Error>) -> Result<(), Error> {
 }
 
 /// Asks for a memory beyond every limit.
-fn refused() -> TryReserveError {
+fn refused() -> Option<TryReserveError> {
     let mut memory = Vec::<u8>::new();
-    black_box(&mut memory).try_reserve(1 << 30).expect_err("no limit is as high")
+    black_box(&mut memory).try_reserve(1 << 30).err()
 }
 
 #[expect(unconditional_recursion, reason = "what it is for")]
