@@ -41,7 +41,10 @@ fn versions_are_numbered_and_kept() {
     let table = host.ok(&["model", "show", "digits"]);
     let rows: Vec<&str> = table.lines().collect();
     assert!(
-        rows.len() == 3 && rows[0].starts_with("VERSION") && rows[2].starts_with("digits@2"),
+        rows[0].starts_with("VERSION")
+            && rows[2].starts_with("digits@2")
+            && rows[3] == "batching    up to 32 rows of several requests in one run"
+            && rows.contains(&"producer    berth-example"),
         "{table}"
     );
     assert!(rows[1].contains("input FP32[-1,64]"), "{table}");

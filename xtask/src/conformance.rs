@@ -127,7 +127,8 @@ impl Results {
 
     fn counts(&self) -> Table {
         let mut table = Table::new(&["way", "cases", "passed", "failed", "unsupported"]);
-        let ways: [(&str, fn(&Case) -> &Outcome); 3] = [
+        type Way = fn(&Case) -> &Outcome;
+        let ways: [(&str, Way); 3] = [
             ("Python's onnxruntime", python),
             ("the inference crate", |case| &case.library),
             ("HTTP, JSON", |case| &case.http),
