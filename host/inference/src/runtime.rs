@@ -1,7 +1,7 @@
 //! The loaded runtime, its threads, and how a model is opened.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
 
 use crate::deadline::Deadlines;
@@ -31,6 +31,8 @@ impl Default for RuntimeOptions {
 pub struct Runtime {
     library: Arc<Library>,
     pub(crate) lanes: Arc<Lanes>,
+    /// Held by what is done aside.
+    aside: Arc<Mutex<()>>,
 }
 
 /// What the models of a runtime share.
@@ -53,7 +55,7 @@ impl Runtime {
         };
         let executor = Executor::start(2 * options.each, options.each).map_err(start)?;
         let deadlines = Deadlines::start().map_err(start)?;
-        Ok(Self { lanes: Arc::new(Lanes { executor, deadlines }), library })
+        Ok(Self { lanes: Arc::new(Lanes { executor, deadlines }), library, aside: Arc::default() })
     }
 
     /// ONNX Runtime's version, such as `1.31.1`.
@@ -64,6 +66,19 @@ impl Runtime {
     /// The file that was loaded; a bare name when the system found it.
     pub fn library(&self) -> &Path {
         &self.library.path
+    }
+
+    /// Does what must not slow down what serves, such as opening a model: on a thread of its own
+    /// that the system prefers any other to, and one at a time. Blocks until it is done.
+    pub fn aside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let _alone = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                give_way();
+                work()
+            });
+            thread.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked))
+        })
     }
 
     /// Opens a model and runs it once on zeros, so that the first request finds it warm.
@@ -84,6 +99,16 @@ impl Runtime {
     /// A new lane: whoever runs models through it has a fair share of the threads.
     pub fn lane(&self) -> Arc<Lane> {
         self.lanes.executor.lane()
+    }
+}
+
+/// Has the system prefer any other thread to this one.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: takes plain numbers; for Linux, 0 is the calling thread alone. That it may fail changes
+    // nothing but who waits.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 19);
     }
 }
 

@@ -99,9 +99,11 @@ impl Workshop {
         options: BatchOptions,
     ) -> Result<Arc<Opened>, ControlError> {
         self.models.get_or_make((digest, options), || {
-            self.store.blob_verify(&digest)?;
-            let opened = self.runtime.open(name, &self.store.blob_path(&digest), options);
-            opened.map_err(|source| Box::new(source).into())
+            self.runtime.aside(|| {
+                self.store.blob_verify(&digest)?;
+                let opened = self.runtime.open(name, &self.store.blob_path(&digest), options);
+                opened.map_err(|source| Box::new(source).into())
+            })
         })
     }
 
