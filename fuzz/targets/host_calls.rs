@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use berth_inference::{BatchOptions, Runtime, RuntimeOptions};
 use berth_plugin::{
-    Bindings, Body, BoundModel, Call, CompileLimits, EngineOptions, Engines, Level, Processor,
-    ProcessorLimits, Reply, Request, Sink,
+    Bindings, Body, BoundModel, Call, CompileLimits, EngineOptions, Engines, Processor,
+    ProcessorLimits, Reply, Request, Sink, Usage,
 };
 use berth_tensor::Digest;
 use libfuzzer_sys::fuzz_target;
@@ -53,16 +53,12 @@ unsafe impl GlobalAlloc for Counted {
     }
 }
 
-struct Silent;
+struct Bounded;
 
-impl Sink for Silent {
-    fn enabled(&self, _: Level) -> bool {
-        false
+impl Sink for Bounded {
+    fn used(&self, usage: &Usage) {
+        assert!(usage.host_bytes <= HOST_BYTES, "the host held {} bytes", usage.host_bytes);
     }
-    fn log(&self, _: Level, _: &str) {}
-    fn count(&self, _: &str, _: u64) {}
-    fn observe(&self, _: &str, _: f64) {}
-    fn dropped(&self) {}
 }
 
 struct Host {
@@ -100,7 +96,7 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
     let opened = runtime.open("adder@1", &file, BatchOptions::default());
     let model = opened.expect("the model opens").in_lane(&runtime.lane());
     let bound = BoundModel { role: "default".into(), name: "adder@1".into(), model };
-    let bindings = Bindings { models: vec![bound], assets: Vec::new(), sink: Arc::new(Silent) };
+    let bindings = Bindings { models: vec![bound], assets: Vec::new(), sink: Arc::new(Bounded) };
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Host {
         tokio: tokio.expect("tokio starts"),
@@ -127,9 +123,8 @@ impl Host {
         };
         let before = HELD.load(Ordering::Relaxed);
         PEAK.store(before, Ordering::Relaxed);
-        let (answer, usage) = self.tokio.block_on(self.processor.process(call));
+        let answer = self.tokio.block_on(self.processor.process(call));
         let added = PEAK.load(Ordering::Relaxed) - before;
-        assert!(usage.host_bytes <= HOST_BYTES, "the host held {} bytes", usage.host_bytes);
         assert!(added <= HEAP, "the heap grew by {added} bytes");
         answer.ok()
     }

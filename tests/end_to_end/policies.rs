@@ -97,6 +97,7 @@ pub(crate) fn the_last_shares_serve_where_a_router_fails() {
         ("wrong-others", Some("wrong")),
         ("flood", Some("fuel")),
         ("long-reason", Some("fuel")),
+        ("long-salt", Some("fuel")),
         ("many-reasons", None),
     ];
     let refused = [
@@ -198,4 +199,32 @@ fn a_router_that_is_not_pure_is_found_out() {
     // The next revision starts anew.
     host.apply(&routed("e", "router-faults@1", "mode = \"none\""));
     assert_eq!(host.json(&["endpoint", "show", "e"])["quarantined"], false);
+}
+
+#[test]
+fn a_routers_trap_is_logged_whole_once() {
+    let host = host();
+    host.push("plugin", "router-faults", &guest("router-faults"));
+    let digest = host.digest("router-faults");
+    // The code is the same, whichever endpoint it fails in.
+    for (endpoint, wholes) in [("one", 1), ("another", 0)] {
+        host.apply(&routed(endpoint, "router-faults@1", "mode = \"trap\""));
+        let before = host.log().len();
+        let mut connection = host.connect();
+        for _ in 0..20 {
+            assert_eq!(connection.send(&ask(endpoint)).unwrap().variant(), "first");
+        }
+        let log = host.log()[before..].to_owned();
+        let entries: Vec<&str> =
+            log.lines().filter(|line| line.contains("the last shares serve")).collect();
+        assert_eq!(log.matches("    at ").count() > 0, wholes == 1, "{endpoint}: {log}");
+        // Of twenty, those whose number is a power of two.
+        assert_eq!(entries.len(), 5, "{endpoint}: {log}");
+        for (at, entry) in entries.into_iter().enumerate() {
+            for part in ["policy=\"router-faults@1\"", &*digest, "prediction=", "unreachable: "] {
+                assert!(entry.contains(part), "{endpoint}: {entry} lacks {part}");
+            }
+            assert_eq!(entry.contains("times where prediction="), at >= wholes, "{entry}");
+        }
+    }
 }

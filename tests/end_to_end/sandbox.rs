@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::processors::faults;
-use crate::support::files::{guest, plugin, variant};
+use crate::support::files::{bare, guest, plugin, variant};
 use crate::support::host::check_refused;
-use crate::support::{Host, Request, beside, onnx};
+use crate::support::{Host, Request, beside, onnx, until};
 
 /// A processor in text whose `process` is `body`.
 fn in_text(body: &str) -> String {
@@ -202,11 +202,12 @@ pub(crate) fn an_endpoint_has_limits_of_its_own() {
             let labels = format!("plugin=\"processor-faults@1\",le=\"{most}\"");
             host.metric(&format!("berth_plugin_{name}_bucket{{{labels}}}"))
         };
-        assert_eq!(["cpu_seconds_count", "memory_bytes_count"].map(used), [5.0, 5.0]);
+        // One call for each variant by the apply, one by each request.
+        assert_eq!(["cpu_seconds_count", "memory_bytes_count"].map(used), [10.0, 10.0]);
         assert!(used("cpu_seconds_sum") >= 0.2, "{}", used("cpu_seconds_sum"));
         assert!(used("host_calls_total") >= 8.0, "{}", used("host_calls_total"));
-        assert_eq!(["4194304", "67108864"].map(|most| within("host_bytes", most)), [5.0, 5.0]);
-        assert_eq!(["65536", "67108864"].map(|most| within("memory_bytes", most)), [0.0, 5.0]);
+        assert_eq!(["4194304", "67108864"].map(|most| within("host_bytes", most)), [10.0, 10.0]);
+        assert_eq!(["65536", "67108864"].map(|most| within("memory_bytes", most)), [0.0, 10.0]);
     });
     // Its one instance is taken, those of the others are not.
     host.apply(&format!(
@@ -245,7 +246,8 @@ fn outputs_beyond_what_a_call_may_hold_are_refused() {
     let held = |most: &str| {
         host.metric(&format!("berth_plugin_host_bytes_bucket{{plugin=\"probe@1\",le=\"{most}\"}}"))
     };
-    assert_eq!(["1048576", "+Inf"].map(held), [4.0, 4.0]);
+    // Two calls by requests and one by the apply, of each mode.
+    assert_eq!(["1048576", "+Inf"].map(held), [6.0, 6.0]);
 }
 
 /// The guest's own function, into which the compiler drew what fails.
@@ -258,8 +260,7 @@ pub(crate) fn a_trap_is_logged_whole_once() {
     host.push("plugin", "processor-faults", &guest("processor-faults"));
     host.push("plugin", "weighted", &plugin("weighted"));
     host.apply(&faults("e", &["panic", "trap"]));
-    let digest = host.json(&["plugin", "show", "processor-faults"]);
-    let digest = digest[0]["digest"].as_str().unwrap()[..12].to_owned();
+    let digest = host.digest("processor-faults");
     beside(&host, &Request::healthy(), |_| {
         let mut ids = Vec::new();
         for mode in ["panic", "trap"] {
@@ -283,4 +284,75 @@ pub(crate) fn a_trap_is_logged_whole_once() {
             assert_eq!(entry.contains("the guest panics on 1 bytes"), said, "{mode} {at}: {entry}");
         }
     });
+}
+
+#[test]
+fn a_trap_at_an_apply_is_logged_whole_once() {
+    let host = Host::start();
+    host.push_digits();
+    host.push("plugin", "weighted", &plugin("weighted"));
+    for name in ["processor-faults", "policy-faults"] {
+        host.push("plugin", name, &guest(name));
+    }
+    let policy = format!(
+        "name = \"e\"\nrouting = {{ policy = \"policy-faults@1\", config = {{ mode = \"trap\", at_once = true }} }}\n{}",
+        bare("main", "digits@1")
+    );
+    for (name, endpoint) in
+        [("processor-faults", faults("e", &["signature-trap"])), ("policy-faults", policy)]
+    {
+        let digest = host.digest(name);
+        for round in 0..3 {
+            let before = host.log().len();
+            host.apply_refused(name, &endpoint, "was stopped: unreachable: ");
+            let log = host.log()[before..].to_owned();
+            assert_eq!(log.contains("    at "), round == 0, "{name}: {log}");
+            let entry = log.lines().find(|line| line.contains("not ready: ")).unwrap_or_default();
+            for part in [&*format!("plugin=\"{name}@1\""), &*digest, "revision="] {
+                assert!(entry.contains(part), "{name}: {entry} lacks {part}");
+            }
+            let later = entry.contains(&format!("{round} times where revision="));
+            assert_eq!(later, round > 0, "{name}: {entry}");
+        }
+    }
+    let trapped = "berth_plugin_traps_total{plugin=\"processor-faults@1\",kind=\"unreachable\"}";
+    assert_eq!(host.metric(trapped), 3.0);
+}
+
+/// What a model answers is held for the guest from the end of the run on, waited for or not.
+#[test]
+fn what_was_not_waited_for_is_on_the_account() {
+    let host = Host::with_healthy(&["--processor-host", "4"]);
+    host.push_model("wide", &onnx::wide((1 << 20) / 4));
+    host.push("plugin", "processor-faults", &guest("processor-faults"));
+    let main = variant("main", "processor-faults@1", "default = \"wide@1\"", "mode = \"unwaited\"");
+    host.apply(&format!("name = \"unwaited\"\n{main}"));
+    beside(&host, &Request::healthy(), |_| {
+        let answer = host.send(&Request::invoke("unwaited", "x"));
+        answer.check_error("too much", 500, "the plugin failed");
+        let entry = host.logged(answer.header("berth-prediction").unwrap());
+        assert!(entry.contains("4194304 bytes"), "{entry}");
+    });
+}
+
+/// What a call used is counted also when its client does not wait for the end.
+#[test]
+fn a_call_whose_client_goes_away_is_counted() {
+    let host = Host::with_healthy(&[]);
+    host.push_digits();
+    host.push("plugin", "processor-faults", &guest("processor-faults"));
+    host.push("plugin", "weighted", &plugin("weighted"));
+    let endpoint = faults("e", &["poll", "none"]);
+    host.apply(&format!("limits = {{ instances = 1 }}\ntimeout_ms = 3600000\n{endpoint}"));
+    let used =
+        |name: &str| host.metric(&format!("berth_plugin_{name}{{plugin=\"processor-faults@1\"}}"));
+    assert_eq!(used("cpu_seconds_count"), 2.0, "by the apply");
+    let (calls, cpu) = (used("host_calls_total"), used("cpu_seconds_sum"));
+    let mode = |mode: &str| Request::invoke(&format!("e/versions/{mode}"), "x");
+    let client = host.fill(&mode("poll"), &mode("none"));
+    let before = used("cpu_seconds_count");
+    drop(client);
+    until("it is counted", || used("cpu_seconds_count") == before + 1.0);
+    assert!(used("host_calls_total") > calls && used("cpu_seconds_sum") > cpu);
+    assert!(used("memory_bytes_count") == before + 1.0 && used("host_bytes_count") == before + 1.0);
 }

@@ -253,7 +253,7 @@ impl HostReply for State {
             return Ok(misuse(&format!("the answer already has a tensor {name:?}")));
         }
         let tensor = self.table.get(&value)?.clone();
-        if let Err(over) = self.account.hold(tensor.data().len() as u64) {
+        if let Err(over) = self.account.hold((name.len() + tensor.data().len()) as u64) {
             return Ok(Err(ReplyError::TooLarge(over.0)));
         }
         self.reply.tensors.push(NamedTensor { name, tensor });

@@ -58,11 +58,13 @@ impl Host for State {
 
 impl Host for PolicyState {
     fn enabled(&mut self, _: WitLevel) -> wasmtime::Result<bool> {
+        self.charge(0)?;
         // The same on every run, whatever the host's log shows: a policy is pure.
         Ok(true)
     }
 
     fn write(&mut self, level: WitLevel, message: String) -> wasmtime::Result<()> {
+        self.charge(message.len())?;
         (self.log)(level.into(), &one_line(&message));
         Ok(())
     }

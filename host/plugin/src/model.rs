@@ -13,7 +13,7 @@ use crate::bindings::processor::berth::plugin::model::{
 use crate::bindings::processor::berth::plugin::types;
 use crate::exchange::{NAME, slice};
 use crate::processor::BoundModel;
-use crate::state::{OverHostBytes, State};
+use crate::state::{Charge, OverHostBytes, State};
 
 /// A model as the guest holds it.
 pub struct OpenModel(BoundModel);
@@ -22,9 +22,18 @@ pub struct OpenModel(BoundModel);
 pub struct Started(Option<Task>);
 
 struct Task {
-    run: JoinHandle<Result<Vec<NamedTensor>, InferenceError>>,
-    /// Bytes of its inputs, which the host holds also when the guest has dropped them.
-    held: u64,
+    run: JoinHandle<Result<Finished, Failed>>,
+}
+
+/// What an inference answered, on the guest's account from then on.
+struct Finished {
+    outputs: Vec<NamedTensor>,
+    charge: Charge,
+}
+
+enum Failed {
+    Inference(InferenceError),
+    OverHostBytes(u64),
 }
 
 impl Drop for Task {
@@ -132,14 +141,22 @@ impl HostModel for State {
         for (name, tensor) in inputs {
             named.push(NamedTensor { name, tensor: self.table.get(&tensor)?.clone() });
         }
-        let held = named.iter().map(|named| named.tensor.data().len() as u64).sum();
-        if let Err(OverHostBytes(limit)) = self.account.hold(held) {
-            return Ok(Err(Error::TooLarge(limit)));
-        }
+        let account = Arc::clone(&self.account.host_bytes);
+        // The host holds the inputs also when the guest has dropped them.
+        let inputs = match account.charge(size(&named)) {
+            Ok(inputs) => inputs,
+            Err(OverHostBytes(limit)) => return Ok(Err(Error::TooLarge(limit))),
+        };
         let deadline = self.deadline;
-        let run = tokio::spawn(async move { model.run(&named, &outputs, deadline).await });
+        let run = tokio::spawn(async move {
+            let outputs = model.run(&named, &outputs, deadline).await.map_err(Failed::Inference)?;
+            drop((named, inputs));
+            let charge = account.charge(size(&outputs));
+            let charge = charge.map_err(|OverHostBytes(limit)| Failed::OverHostBytes(limit))?;
+            Ok(Finished { outputs, charge })
+        });
         self.account.inferences += 1;
-        Ok(Ok(self.table.push(Started(Some(Task { run, held })))?))
+        Ok(Ok(self.table.push(Started(Some(Task { run })))?))
     }
 
     fn drop(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<()> {
@@ -159,34 +176,31 @@ impl HostInference for State {
         let clock = Arc::clone(&self.account.cpu);
         let result = clock.wait(&mut task.run).await;
         self.account.inferences -= 1;
-        self.account.release(task.held);
-        let outputs = match result {
-            Ok(Ok(outputs)) => {
+        let Finished { outputs, charge } = match result {
+            Ok(Ok(finished)) => {
                 self.failed_inference = None;
-                outputs
+                finished
             }
-            Ok(Err(error)) => {
+            Ok(Err(Failed::Inference(error))) => {
                 let seen = error_to_wit(&error);
                 self.failed_inference = Some(error);
                 return Ok(Err(seen));
             }
+            Ok(Err(Failed::OverHostBytes(limit))) => return Ok(Err(Error::TooLarge(limit))),
             Err(error) => return Ok(Err(Error::Runtime(error.to_string()))),
         };
+        // Each is released when the guest drops it.
+        charge.hand_over();
         let mut handed = Vec::with_capacity(outputs.len());
         for NamedTensor { name, tensor } in outputs {
-            let length = tensor.data().len() as u64;
-            match self.hand(tensor, length)? {
-                Ok(tensor) => handed.push((name, tensor)),
-                Err(error) => return Ok(Err(error)),
-            }
+            handed.push((name, self.table.push(tensor)?));
         }
         Ok(Ok(handed))
     }
 
     fn drop(&mut self, inference: Resource<Started>) -> wasmtime::Result<()> {
-        if let Some(task) = &self.table.delete(inference)?.0 {
+        if self.table.delete(inference)?.0.is_some() {
             self.account.inferences -= 1;
-            self.account.release(task.held);
         }
         Ok(())
     }
@@ -219,6 +233,11 @@ pub(crate) fn add_copies_to_linker(linker: &mut Linker<State>) -> wasmtime::Resu
             Ok((slice(tensor.data(), offset, length),))
         },
     )
+}
+
+/// The bytes of tensors together.
+fn size(tensors: &[NamedTensor]) -> u64 {
+    tensors.iter().map(|named| named.tensor.data().len() as u64).sum()
 }
 
 fn error_to_wit(error: &InferenceError) -> Error {

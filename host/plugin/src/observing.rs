@@ -119,30 +119,38 @@ impl Host for PolicyState {}
 
 impl HostObservation for PolicyState {
     fn now_ms(&mut self, _: Resource<Observation>) -> wasmtime::Result<u64> {
+        self.charge(0)?;
         Ok(self.observation.now_ms)
     }
 
     fn seed(&mut self, _: Resource<Observation>) -> wasmtime::Result<u64> {
+        self.charge(0)?;
         Ok(self.observation.seed)
     }
 
     fn config(&mut self, _: Resource<Observation>) -> wasmtime::Result<String> {
+        self.charge(self.observation.config.len())?;
         Ok(self.observation.config.clone())
     }
 
     fn arms(&mut self, _: Resource<Observation>) -> wasmtime::Result<Vec<String>> {
+        let names = self.observation.arms.iter().map(|arm| &arm.name);
+        self.charge(names.map(|name| listed(name)).sum())?;
         Ok(self.observation.arms.iter().map(|arm| arm.name.clone()).collect())
     }
 
     fn attributes(&mut self, _: Resource<Observation>) -> wasmtime::Result<Vec<String>> {
+        self.charge(self.observation.attributes.iter().map(|name| listed(name)).sum())?;
         Ok(self.observation.attributes.clone())
     }
 
     fn unit(&mut self, _: Resource<Observation>) -> wasmtime::Result<Option<String>> {
+        self.charge(self.observation.unit.as_ref().map_or(0, String::len))?;
         Ok(self.observation.unit.clone())
     }
 
     fn ready(&mut self, _: Resource<Observation>, arm: u32) -> wasmtime::Result<bool> {
+        self.charge(0)?;
         Ok(self.arm(arm).is_some_and(|arm| arm.ready))
     }
 
@@ -153,6 +161,8 @@ impl HostObservation for PolicyState {
         name: String,
         slice: Option<String>,
     ) -> wasmtime::Result<Option<WitMeasure>> {
+        let measures = self.arm(arm).map_or(0, |arm| arm.measures.len());
+        self.charge(searched(&name, slice.as_ref(), measures))?;
         let found = self.arm(arm).and_then(|arm| {
             arm.measures.iter().find(|(known, part, _)| *known == name && *part == slice)
         });
@@ -171,10 +181,15 @@ impl HostObservation for PolicyState {
         slice: Option<String>,
         q: f64,
     ) -> wasmtime::Result<Option<f64>> {
+        let distributions = self.arm(arm).map_or(0, |arm| arm.distributions.len());
+        self.charge(searched(&name, slice.as_ref(), distributions))?;
         let found = self.arm(arm).and_then(|arm| {
             arm.distributions.iter().find(|(known, part, _)| *known == name && *part == slice)
         });
-        Ok(found.and_then(|(_, _, distribution)| quantile(distribution, q)))
+        let Some((_, _, distribution)) = found else { return Ok(None) };
+        let (quantile, bounds) = (quantile(distribution, q), distribution.len());
+        self.charge(bounds * size_of::<(f64, u64)>())?;
+        Ok(quantile)
     }
 
     fn drop(&mut self, _: Resource<Observation>) -> wasmtime::Result<()> {
@@ -189,20 +204,34 @@ impl HostSubject for PolicyState {
         name: String,
     ) -> wasmtime::Result<Option<String>> {
         let found = self.subject.attributes.iter().find(|(known, _)| *known == name);
-        Ok(found.map(|(_, value)| value.clone()))
+        let value = found.map(|(_, value)| value.clone());
+        self.charge(name.len() + value.as_ref().map_or(0, String::len))?;
+        Ok(value)
     }
 
     fn unit(&mut self, _: Resource<Subject>) -> wasmtime::Result<Option<String>> {
+        self.charge(self.subject.unit().map_or(0, str::len))?;
         Ok(self.subject.unit().map(str::to_owned))
     }
 
     fn position(&mut self, _: Resource<Subject>, salt: String) -> wasmtime::Result<f64> {
+        self.charge(salt.len() + self.subject.unit().map_or(0, str::len))?;
         Ok(self.subject.position(&salt))
     }
 
     fn drop(&mut self, _: Resource<Subject>) -> wasmtime::Result<()> {
         Ok(())
     }
+}
+
+/// The bytes of a text in a list, its place there included.
+fn listed(text: &str) -> usize {
+    size_of::<String>() + text.len()
+}
+
+/// The bytes that a search by name and slice among so many goes through.
+fn searched(name: &str, slice: Option<&String>, among: usize) -> usize {
+    name.len() + slice.map_or(0, String::len) + among * size_of::<(String, Option<String>)>()
 }
 
 #[cfg(test)]

@@ -21,6 +21,10 @@ use crate::{Level, inspect};
 /// Fuel for one evaluation: some tenths of a second.
 pub(crate) const EVALUATE_FUEL: u64 = 500_000_000;
 
+/// Fuel for what the host does in one call of its functions, beside one for each byte that it takes,
+/// gives or compares.
+const HOST_CALL: u64 = 100;
+
 /// The most linear memory of a policy, in bytes.
 const MEMORY: usize = 64 << 20;
 
@@ -31,6 +35,18 @@ pub(crate) struct PolicyState {
     pub(crate) log: Log,
     said: Said,
     memory: MemoryLimit,
+    /// Fuel left for the host's work. It is counted apart from the guest's own, of which there is
+    /// as much.
+    host_fuel: u64,
+}
+
+impl PolicyState {
+    /// Charges a call of one of the host's functions that works on so many bytes.
+    pub(crate) fn charge(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        let left = self.host_fuel.checked_sub(HOST_CALL + bytes as u64);
+        self.host_fuel = left.ok_or(wasmtime::Trap::OutOfFuel)?;
+        Ok(())
+    }
 }
 
 type Log = Arc<dyn Fn(Level, &str) + Send + Sync>;
@@ -64,6 +80,10 @@ impl ResourceLimiter for MemoryLimit {
 impl Start for PolicyState {
     fn said(&mut self) -> &mut Said {
         &mut self.said
+    }
+
+    fn charge(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        Self::charge(self, bytes)
     }
 }
 
@@ -160,14 +180,21 @@ impl Policy {
                 log: Arc::clone(&self.log),
                 said: Said::default(),
                 memory: MemoryLimit::default(),
+                host_fuel: 0,
             },
         );
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(1 << 20);
         store.set_max_component_handles(64);
-        store.set_fuel(fuel).map_err(|error| PolicyError::Failed(error.to_string()))?;
+        fuel_up(&mut store, fuel)?;
         Ok(store)
     }
+}
+
+/// Gives a policy so much fuel for its own work, and as much for the host's.
+pub(crate) fn fuel_up(store: &mut Store<PolicyState>, fuel: u64) -> Result<(), PolicyError> {
+    store.data_mut().host_fuel = fuel;
+    store.set_fuel(fuel).map_err(|error| PolicyError::Failed(error.to_string()))
 }
 
 pub(crate) fn stopped(store: &mut Store<PolicyState>, error: &wasmtime::Error) -> PolicyError {

@@ -63,18 +63,23 @@ pub struct BoundModel {
     pub model: Arc<Model>,
 }
 
-/// Takes what a processor logs and measures. Called on the serving thread: must not block.
+/// Takes what a processor logs and measures, and what its calls used; by default nothing of it is
+/// kept. Called on the serving thread: must not block.
 pub trait Sink: Send + Sync {
     /// Whether a line of this level would be kept.
-    fn enabled(&self, level: Level) -> bool;
+    fn enabled(&self, _level: Level) -> bool {
+        false
+    }
     /// A line for the log.
-    fn log(&self, level: Level, message: &str);
+    fn log(&self, _level: Level, _message: &str) {}
     /// Adds to a counter.
-    fn count(&self, name: &str, by: u64);
+    fn count(&self, _name: &str, _by: u64) {}
     /// Records a value.
-    fn observe(&self, name: &str, value: f64);
+    fn observe(&self, _name: &str, _value: f64) {}
     /// A name or value that does not fit was dropped.
-    fn dropped(&self);
+    fn dropped(&self) {}
+    /// A call came to its end, whichever: also that its caller went away.
+    fn used(&self, _usage: &Usage) {}
 }
 
 /// One call of a processor.
@@ -90,7 +95,7 @@ pub struct Call {
 /// What a call used.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
-    /// Making the instance.
+    /// Making the instance; zero when it was not made.
     pub instantiate: Duration,
     /// Time on a core, inference not counted.
     pub cpu: Duration,
@@ -248,15 +253,14 @@ impl Processor {
     }
 
     /// Answers one request in a fresh instance. The caller holds one of the host's permits.
-    pub async fn process(&self, call: Call) -> (Result<Reply, CallError>, Usage) {
+    pub async fn process(&self, call: Call) -> Result<Reply, CallError> {
         let deadline = call.deadline;
         let mut store = self.store(call);
         let clock = Arc::clone(&store.data().account.cpu);
-        let mut instantiate = Duration::ZERO;
-        let ticking = self.engines.clock.run();
+        let _ticking = self.engines.clock.run();
         let done = timeout_at(
             deadline.into(),
-            Arc::clone(&clock).charge(Rank::Fresh, async {
+            clock.charge(Rank::Fresh, async {
                 let start = Instant::now();
                 let (instance, processor) = match self.create(&mut store).await? {
                     Ok(made) => made,
@@ -269,15 +273,14 @@ impl Processor {
                         }));
                     }
                 };
-                instantiate = start.elapsed();
+                store.data_mut().account.instantiate = start.elapsed();
                 let (request, reply) = (Resource::new_borrow(ONLY), Resource::new_borrow(ONLY));
                 let plugin = instance.berth_plugin_processing();
                 plugin.processor().call_process(&mut store, processor, request, reply).await
             }),
         )
         .await;
-        drop(ticking);
-        let answer = match done {
+        match done {
             Err(_) => Err(CallError::Timeout),
             Ok(Err(error)) => Err(self.stopped(&mut store, &error)),
             Ok(Ok(Err(error))) => Err(failed(store.data_mut(), error)),
@@ -285,16 +288,7 @@ impl Processor {
                 let reply = std::mem::take(&mut store.data_mut().reply);
                 if reply.is_empty() { Err(CallError::NoReply) } else { Ok(reply) }
             }
-        };
-        let account = &store.data().account;
-        let usage = Usage {
-            instantiate,
-            cpu: clock.used(),
-            memory: account.memory,
-            host_bytes: account.host_bytes_peak,
-            host_calls: account.host_calls,
-        };
-        (answer, usage)
+        }
     }
 
     pub(crate) fn store(&self, call: Call) -> Store<State> {

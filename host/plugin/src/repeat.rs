@@ -33,7 +33,7 @@ impl Processor {
                 }
                 let state = store.data_mut();
                 state.reply = Reply::default();
-                state.account.host_bytes = 0;
+                state.account.host_bytes.clear();
             }
             Ok(Ok(start.elapsed()))
         });

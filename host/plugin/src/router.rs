@@ -11,7 +11,7 @@ use crate::bindings::policy::exports::berth::plugin::routing;
 use crate::decision::{Decision, Plan, PolicyError, decided};
 use crate::exchange::ONLY;
 use crate::observing::{Observation, Subject};
-use crate::policy::{EVALUATE_FUEL, Policy, PolicyState, refused, stopped, to_wit};
+use crate::policy::{EVALUATE_FUEL, Policy, PolicyState, fuel_up, refused, stopped, to_wit};
 
 /// Fuel for one routing decision: some hundreds of microseconds.
 const ROUTE_FUEL: u64 = 1_000_000;
@@ -93,7 +93,7 @@ impl Routers {
     fn ask(&self, router: &mut Router, subject: &Subject) -> Result<Decision, PolicyError> {
         let Router { store, guest, handle } = router;
         store.data_mut().subject = subject.clone();
-        store.set_fuel(ROUTE_FUEL).map_err(|error| PolicyError::Failed(error.to_string()))?;
+        fuel_up(store, ROUTE_FUEL)?;
         match guest.router().call_route(&mut *store, *handle, Resource::new_borrow(ONLY)) {
             Ok(decision) => decided(decision, self.observation.arms.len()),
             Err(error) => Err(stopped(store, &error)),

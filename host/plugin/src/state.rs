@@ -13,7 +13,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
 
 use crate::engine::ProcessorLimits;
-use crate::processor::Bindings;
+use crate::processor::{Bindings, Usage};
 use crate::turns::{Rank, Turn, Turns};
 use crate::wasi::{Said, Start};
 use crate::{Reply, Request};
@@ -34,10 +34,11 @@ pub(crate) struct State {
 /// What a call has used, and what it may use.
 pub(crate) struct Account {
     pub(crate) limits: ProcessorLimits,
-    /// Bytes that the host holds for the guest now.
-    pub(crate) host_bytes: u64,
-    pub(crate) host_bytes_peak: u64,
+    /// Shared with the inferences under way, which charge what they answer when they end.
+    pub(crate) host_bytes: Arc<HostBytes>,
     pub(crate) inferences: usize,
+    /// Making the instance; zero until it is made.
+    pub(crate) instantiate: Duration,
     /// Calls of the host's functions so far, those of WASI left out.
     pub(crate) host_calls: u64,
     pub(crate) memory: u64,
@@ -75,9 +76,9 @@ impl Account {
     pub(crate) fn new(limits: ProcessorLimits, turns: &Arc<Turns>) -> Self {
         Self {
             limits,
-            host_bytes: 0,
-            host_bytes_peak: 0,
+            host_bytes: Arc::new(HostBytes::of(limits.host_bytes)),
             inferences: 0,
+            instantiate: Duration::ZERO,
             host_calls: 0,
             memory: 0,
             memory_refused: false,
@@ -87,18 +88,86 @@ impl Account {
     }
 
     /// Takes note of bytes that the host is to hold.
-    pub(crate) fn hold(&mut self, bytes: u64) -> Result<(), OverHostBytes> {
-        let held = self.host_bytes.saturating_add(bytes);
-        if held > self.limits.host_bytes {
-            return Err(OverHostBytes(self.limits.host_bytes));
-        }
-        self.host_bytes = held;
-        self.host_bytes_peak = self.host_bytes_peak.max(held);
-        Ok(())
+    pub(crate) fn hold(&self, bytes: u64) -> Result<(), OverHostBytes> {
+        self.host_bytes.hold(bytes)
     }
 
-    pub(crate) fn release(&mut self, bytes: u64) {
-        self.host_bytes = self.host_bytes.saturating_sub(bytes);
+    pub(crate) fn release(&self, bytes: u64) {
+        self.host_bytes.release(bytes);
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            instantiate: self.instantiate,
+            cpu: self.cpu.used(),
+            memory: self.memory,
+            host_bytes: self.host_bytes.peak.load(Relaxed),
+            host_calls: self.host_calls,
+        }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.bindings.sink.used(&self.account.usage());
+    }
+}
+
+/// What the host holds for one call, in bytes.
+pub(crate) struct HostBytes {
+    limit: u64,
+    now: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl HostBytes {
+    pub(crate) fn of(limit: u64) -> Self {
+        Self { limit, now: AtomicU64::new(0), peak: AtomicU64::new(0) }
+    }
+
+    fn hold(&self, bytes: u64) -> Result<(), OverHostBytes> {
+        let more = |now: u64| now.checked_add(bytes).filter(|&held| held <= self.limit);
+        match self.now.fetch_update(Relaxed, Relaxed, more) {
+            Ok(before) => {
+                self.peak.fetch_max(before + bytes, Relaxed);
+                Ok(())
+            }
+            Err(_) => Err(OverHostBytes(self.limit)),
+        }
+    }
+
+    fn release(&self, bytes: u64) {
+        let _ = self.now.fetch_update(Relaxed, Relaxed, |now| Some(now.saturating_sub(bytes)));
+    }
+
+    /// Forgets what is held: a benchmark calls an instance again and again.
+    pub(crate) fn clear(&self) {
+        self.now.store(0, Relaxed);
+    }
+
+    /// Holds bytes until the charge is dropped.
+    pub(crate) fn charge(self: &Arc<Self>, bytes: u64) -> Result<Charge, OverHostBytes> {
+        self.hold(bytes)?;
+        Ok(Charge { account: Arc::clone(self), bytes })
+    }
+}
+
+/// Bytes held on an account until this is dropped.
+pub(crate) struct Charge {
+    account: Arc<HostBytes>,
+    bytes: u64,
+}
+
+impl Charge {
+    /// Leaves the bytes on the account, for whoever takes them over to release.
+    pub(crate) fn hand_over(mut self) {
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.account.release(self.bytes);
     }
 }
 

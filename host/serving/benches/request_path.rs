@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use berth_plugin::engine::Engines;
 use berth_plugin::observing::Arm;
 use berth_plugin::{
-    Bindings, Body, Call, CompileLimits, Compiled, EngineOptions, Level, Observation, Policy,
-    Processor, ProcessorLimits, Request, Sink, Subject,
+    Bindings, Body, Call, CompileLimits, Compiled, EngineOptions, Observation, Policy, Processor,
+    ProcessorLimits, Request, Sink, Subject,
 };
 use berth_serving::draw::Shares;
 use berth_tensor::{DataType, Digest, NamedTensor, Tensor};
@@ -22,15 +22,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 
 struct Silent;
 
-impl Sink for Silent {
-    fn enabled(&self, _: Level) -> bool {
-        false
-    }
-    fn log(&self, _: Level, _: &str) {}
-    fn count(&self, _: &str, _: u64) {}
-    fn observe(&self, _: &str, _: f64) {}
-    fn dropped(&self) {}
-}
+impl Sink for Silent {}
 
 fn told(variable: &str) -> PathBuf {
     match std::env::var_os(variable) {
@@ -141,7 +133,7 @@ impl Rig {
         let request = request(body);
         criterion.bench_function(name, |bencher| {
             bencher.to_async(&self.runtime).iter(|| async {
-                processor.process(self.call(&request)).await.0.expect("it answers")
+                processor.process(self.call(&request)).await.expect("it answers")
             });
         });
     }

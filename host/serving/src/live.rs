@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use berth_inference::{InferenceError, Lane, Model, Opened};
-use berth_monitor::{EndpointMetrics, PluginMetrics};
+use berth_monitor::EndpointMetrics;
 use berth_plugin::processor::Signature;
 use berth_plugin::{
-    Bindings, Body, BoundModel, Call, CallError, PolicyError, Processor, Reply, Request, Routers,
-    Subject, unit_hash,
+    Bindings, Body, BoundModel, Call, CallError, Processor, Reply, Request, Routers, Subject,
+    unit_hash,
 };
 use berth_tensor::{Digest, Name, NamedTensor, TensorType};
 use tokio::sync::Semaphore;
@@ -80,7 +80,7 @@ pub(crate) enum Routing {
     /// By shares that hold for every request.
     Shares(Shares),
     /// By asking a router; the shares serve where it fails.
-    Router { policy: String, routers: Box<Routers>, shares: Shares, failures: AtomicU64 },
+    Router { routers: Box<Routers>, shares: Shares, sink: Arc<VariantSink>, failures: AtomicU64 },
 }
 
 /// One way to answer, ready.
@@ -101,7 +101,6 @@ pub(crate) enum Way {
         signature: Signature,
         bindings: Arc<Bindings>,
         sink: Arc<VariantSink>,
-        metrics: Box<PluginMetrics>,
     },
 }
 
@@ -294,7 +293,7 @@ impl LiveRevision {
                 let unit = self.unit_at(attributes).map(|at| attributes[at].1.as_str());
                 shares.draw(unit_hash(salt, unit, id.chance())).0
             }
-            Routing::Router { policy, routers, shares, failures } => {
+            Routing::Router { routers, shares, sink, failures } => {
                 let subject = self.subject(attributes, id);
                 match routers.route(&subject) {
                     Ok(decision) => {
@@ -303,16 +302,9 @@ impl LiveRevision {
                             .0
                     }
                     Err(error) => {
-                        berth_monitor::policy_failed(salt, policy, error.reason());
-                        // Every failure is counted; the log has the first and then fewer and fewer.
+                        berth_monitor::policy_failed(salt, sink.plugin(), error.reason());
                         let failed = failures.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-                        if failed.is_power_of_two() || matches!(error, PolicyError::Impure) {
-                            tracing::warn!(
-                                endpoint = salt,
-                                policy,
-                                "the last shares serve: {error}"
-                            );
-                        }
+                        sink.router_failed(&error, &self.id, &id.text(), failed);
                         shares.draw(subject.hash(salt)).0
                     }
                 }
@@ -352,7 +344,7 @@ impl LiveRevision {
                     Ok(Reply { tensors, ..Reply::default() })
                 }
             },
-            Way::Processor { processor, signature, bindings, sink, metrics } => {
+            Way::Processor { processor, signature, bindings, sink } => {
                 if let Body::Tensors(inputs) = &incoming.body {
                     check_inputs(inputs, signature)?;
                 }
@@ -377,33 +369,10 @@ impl LiveRevision {
                     deadline,
                 };
                 // By itself: a request that needs no processor does not carry the room for one.
-                let (result, usage) = Box::pin(processor.process(call)).await;
-                if usage.instantiate > Duration::ZERO {
-                    metrics.instantiated(usage.instantiate);
-                }
-                metrics.used(usage.cpu, usage.memory, usage.host_bytes, usage.host_calls);
+                let result = Box::pin(processor.process(call)).await;
                 let result = result.and_then(|reply| check_reply(reply, signature, wants_tensors));
                 result.map_err(|error| {
-                    if let CallError::Trap(trap) = &error {
-                        metrics.trapped(trap.kind);
-                    } else if let CallError::Cpu(_) = error {
-                        metrics.trapped("cpu");
-                    }
-                    if !matches!(error, CallError::Caller(_) | CallError::Overloaded)
-                        && sink.takes_failure()
-                    {
-                        let told = sink.told(&error, prediction);
-                        tracing::error!(
-                            endpoint = self.endpoint.as_str(),
-                            variant = variant.name.as_str(),
-                            plugin = processor.name(),
-                            digest = processor.digest().short(),
-                            revision = self.id,
-                            prediction,
-                            request = request.id,
-                            "{told}"
-                        );
-                    }
+                    sink.call_failed(&error, &self.id, prediction, &request.id);
                     RequestError::of_call(&error, timeout_ms, prediction)
                 })
             }

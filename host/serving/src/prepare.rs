@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use berth_inference::{BatchOptions, Batching, Lane, Opened, Runtime};
-use berth_monitor::{EndpointMetrics, PluginMetrics};
+use berth_monitor::EndpointMetrics;
 use berth_plugin::engine::Engines;
 use berth_plugin::observing::Arm;
 use berth_plugin::{
     Asset, Bindings, BoundModel, CallError, Compiled, CreateError, Evaluation, Observation, Policy,
-    Processor, Sink,
+    PolicyError, Processor, Sink,
 };
 use berth_store::Store;
 use berth_tensor::{Digest, Name};
@@ -24,7 +24,7 @@ use crate::documents::{Pinned, PinnedPolicy, PinnedVariant, Revision};
 use crate::draw::Shares;
 use crate::error::ControlError;
 use crate::live::{Admission, LiveRevision, LiveVariant, Routing, Share, Way};
-use crate::sink::VariantSink;
+use crate::sink::{Places, VariantSink};
 use crate::spec::{Limits, SpecError};
 
 /// How long a processor may take to be made when a revision is checked.
@@ -43,6 +43,8 @@ pub(crate) struct Workshop {
     assets: Shared<Digest, Asset>,
     /// Each endpoint's part of what all share.
     shares: Shared<Name, Share>,
+    /// Where plugins have trapped.
+    traps: Arc<Places>,
 }
 
 /// Values in use, by what they are known by. One that nobody uses any more is forgotten.
@@ -88,6 +90,7 @@ impl Workshop {
             components: Shared::new(),
             assets: Shared::new(),
             shares: Shared::new(),
+            traps: Arc::default(),
         }
     }
 
@@ -230,11 +233,8 @@ impl Workshop {
         let way = match (&variant.processor, component) {
             (Some(plugin), Some(component)) => {
                 check_wants(revision, variant, &component)?;
-                let sink = Arc::new(VariantSink::new(
-                    endpoint,
-                    variant.name.as_str(),
-                    &plugin.to_string(),
-                ));
+                let name = variant.name.as_str();
+                let sink = Arc::new(VariantSink::new(endpoint, name, plugin, &self.traps));
                 let bindings = Arc::new(Bindings {
                     models: models.clone(),
                     assets,
@@ -276,6 +276,12 @@ impl Workshop {
             .map_err(|source| ControlError::Plugin { plugin: name.clone(), source })?;
         let signature =
             processor.signature(Arc::clone(&bindings), Instant::now() + CREATE_TIME).await;
+        if let Err(CreateError::Call(error)) = &signature {
+            sink.count_stop(error);
+            if let CallError::Trap(trap) = error {
+                sink.stopped_at_apply(error, trap, &revision.digest().short());
+            }
+        }
         let signature = signature.map_err(|source| match source {
             CreateError::Config { key, message } => SpecError::new(
                 dotted(&format!("variants.{}.config", variant.name), &key),
@@ -291,8 +297,7 @@ impl Workshop {
                 source,
             },
         })?;
-        let metrics = Box::new(PluginMetrics::new(&name));
-        Ok(Way::Processor { processor: Arc::new(processor), signature, bindings, sink, metrics })
+        Ok(Way::Processor { processor: Arc::new(processor), signature, bindings, sink })
     }
 
     fn routing(
@@ -304,20 +309,27 @@ impl Workshop {
         let name = pinned.policy.to_string();
         let component = self.component(&pinned.policy)?;
         check_attributes(revision, &component)?;
-        let sink = VariantSink::new(revision.endpoint.as_str(), "", &name);
-        let log = Arc::new(move |level, message: &str| sink.log(level, message));
+        let sink = VariantSink::new(revision.endpoint.as_str(), "", &pinned.policy, &self.traps);
+        let sink = Arc::new(sink);
+        let lines = Arc::clone(&sink);
+        let log = Arc::new(move |level, message: &str| lines.log(level, message));
         let policy = Policy::new(&self.engines, &component, name.clone(), log);
         let policy =
             policy.map_err(|source| ControlError::Plugin { plugin: name.clone(), source })?;
         let policy = Arc::new(policy);
         let observation = Arc::new(observation(revision, &pinned.config));
-        let refused = |source: berth_plugin::PolicyError| match source {
-            berth_plugin::PolicyError::Config { key, message } => SpecError::new(
-                dotted("routing.config", &key),
-                format!("refused by {name}: {message}"),
-            )
-            .into(),
-            source => ControlError::Policy { plugin: name.clone(), source },
+        let refused = |source: PolicyError| {
+            if let PolicyError::Trap(trap) = &source {
+                sink.stopped_at_apply(&source, trap, &revision.digest().short());
+            }
+            match source {
+                PolicyError::Config { key, message } => SpecError::new(
+                    dotted("routing.config", &key),
+                    format!("refused by {name}: {message}"),
+                )
+                .into(),
+                source => ControlError::Policy { plugin: name.clone(), source },
+            }
         };
         let evaluation = match evaluation {
             Some(evaluation) => evaluation,
@@ -327,9 +339,9 @@ impl Workshop {
         let routing = match policy.routers(&observation, &evaluation.plan).map_err(refused)? {
             None => Routing::Shares(shares),
             Some(routers) => Routing::Router {
-                policy: name,
                 routers: Box::new(routers),
                 shares,
+                sink,
                 failures: AtomicU64::new(0),
             },
         };

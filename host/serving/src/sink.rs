@@ -1,19 +1,44 @@
 //! Where a processor's lines and numbers go, bounded.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use berth_monitor::ProcessorMetrics;
-use berth_plugin::{CallError, Level, Sink};
+use berth_monitor::{PluginMetrics, ProcessorMetrics};
+use berth_plugin::{CallError, Level, PolicyError, Sink, Trap, Usage};
+use berth_tensor::Digest;
+
+use crate::documents::Pinned;
 
 /// Lines that a plugin may log in a second, per variant; and as many again about its failures, so
 /// that it cannot hide them behind words of its own.
 const LINES: u32 = 100;
 
-/// Places of traps that are remembered, per variant.
-const TRAPS: usize = 64;
+/// Places of traps that are remembered, over all plugins.
+const PLACES: usize = 1024;
+
+/// Where plugins have trapped: for each plugin and place, the entry of the log that has it whole, and
+/// how often it came about since.
+#[derive(Default)]
+pub(crate) struct Places(Mutex<HashMap<(Digest, u64), (String, u64)>>);
+
+impl Places {
+    /// Notes a trap that the log has as `entry`. Not the first at its place, it answers the first
+    /// one's entry and how many there were since.
+    fn note(&self, plugin: Digest, place: u64, entry: &str) -> Option<(String, u64)> {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((first, times)) = places.get_mut(&(plugin, place)) {
+            *times += 1;
+            return Some((first.clone(), *times));
+        }
+        if places.len() >= PLACES {
+            places.clear();
+        }
+        places.insert((plugin, place), (entry.to_owned(), 0));
+        None
+    }
+}
 
 /// A variant's sink, or with an empty variant that of the endpoint's policy: the log through
 /// tracing, the numbers through the monitor.
@@ -21,12 +46,13 @@ pub(crate) struct VariantSink {
     endpoint: String,
     variant: String,
     plugin: String,
+    digest: Digest,
     metrics: ProcessorMetrics,
+    /// A processor's.
+    calls: Option<Box<PluginMetrics>>,
     lines: Mutex<Lines>,
     failures: Mutex<Lines>,
-    /// By the place of a trap, the prediction under which the log has it whole, and how often it
-    /// came about since.
-    traps: Mutex<HashMap<u64, (String, u64)>>,
+    places: Arc<Places>,
 }
 
 struct Lines {
@@ -35,15 +61,23 @@ struct Lines {
 }
 
 impl VariantSink {
-    pub(crate) fn new(endpoint: &str, variant: &str, plugin: &str) -> Self {
+    pub(crate) fn new(
+        endpoint: &str,
+        variant: &str,
+        plugin: &Pinned,
+        places: &Arc<Places>,
+    ) -> Self {
+        let name = plugin.to_string();
         Self {
             endpoint: endpoint.to_owned(),
             variant: variant.to_owned(),
-            plugin: plugin.to_owned(),
-            metrics: ProcessorMetrics::new(endpoint, variant, plugin),
+            digest: plugin.digest,
+            metrics: ProcessorMetrics::new(endpoint, variant, &name),
+            calls: (!variant.is_empty()).then(|| Box::new(PluginMetrics::new(&name))),
+            plugin: name,
             lines: Mutex::new(Lines::new()),
             failures: Mutex::new(Lines::new()),
-            traps: Mutex::default(),
+            places: Arc::clone(places),
         }
     }
 
@@ -52,29 +86,97 @@ impl VariantSink {
         &self.plugin
     }
 
-    /// A failed prediction's entry in the log. A trap has its stack and last words in the first
-    /// entry; one at the same place then has a line that refers to it.
-    pub(crate) fn told(&self, error: &CallError, prediction: &str) -> String {
-        let CallError::Trap(trap) = error else { return error.to_string() };
-        let mut traps = self.traps.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((first, times)) = traps.get_mut(&trap.place()) {
-            *times += 1;
-            let (kind, cause) = (trap.kind, &trap.cause);
-            return format!(
-                "the plugin was stopped: {kind}: {cause}, {times} times where prediction={first} was"
-            );
+    /// A call of the processor came to a bad end: counts it, and logs it under the prediction's id.
+    pub(crate) fn call_failed(
+        &self,
+        error: &CallError,
+        revision: &str,
+        prediction: &str,
+        request: &str,
+    ) {
+        let trap = match error {
+            CallError::Trap(trap) => Some(&**trap),
+            _ => None,
+        };
+        self.count_stop(error);
+        if matches!(error, CallError::Caller(_) | CallError::Overloaded)
+            || !self.takes(&self.failures)
+        {
+            return;
         }
-        if traps.len() >= TRAPS {
-            traps.clear();
-        }
-        traps.insert(trap.place(), (prediction.to_owned(), 1));
-        error.to_string()
+        let told = self.told(error, trap, &format!("prediction={prediction}")).0;
+        let Self { endpoint, variant, plugin, .. } = self;
+        let digest = self.digest.short();
+        tracing::error!(endpoint, variant, plugin, digest, revision, prediction, request, "{told}");
     }
 
-    /// Whether the log takes another line about a failure of the plugin; one that is not taken is
-    /// counted.
-    pub(crate) fn takes_failure(&self) -> bool {
-        self.takes(&self.failures)
+    /// A router gave no decision, `failures` of them in this revision, so that the last shares
+    /// serve. No request fails by it: what has been told is told again less and less often.
+    pub(crate) fn router_failed(
+        &self,
+        error: &PolicyError,
+        revision: &str,
+        prediction: &str,
+        failures: u64,
+    ) {
+        // That it is not pure was said when it was found out.
+        if matches!(error, PolicyError::Quarantined) {
+            return;
+        }
+        let trap = match error {
+            PolicyError::Trap(trap) => Some(&**trap),
+            _ => None,
+        };
+        let (told, first) = self.told(error, trap, &format!("prediction={prediction}"));
+        let worth = first || failures.is_power_of_two() || matches!(error, PolicyError::Impure);
+        if !worth || !self.takes(&self.failures) {
+            return;
+        }
+        let Self { endpoint, plugin: policy, .. } = self;
+        let digest = self.digest.short();
+        tracing::warn!(
+            endpoint,
+            policy,
+            digest,
+            revision,
+            prediction,
+            "the last shares serve: {told}"
+        );
+    }
+
+    /// The host stopped the plugin while a revision was made ready.
+    pub(crate) fn stopped_at_apply(&self, error: &dyn Display, trap: &Trap, revision: &str) {
+        let (told, _) = self.told(error, Some(trap), &format!("revision={revision}"));
+        let Self { endpoint, variant, plugin, .. } = self;
+        let digest = self.digest.short();
+        tracing::warn!(endpoint, variant, plugin, digest, revision, "not ready: {told}");
+    }
+
+    /// Counts a call that the host had to stop.
+    pub(crate) fn count_stop(&self, error: &CallError) {
+        match (&self.calls, error) {
+            (Some(calls), CallError::Trap(trap)) => calls.trapped(trap.kind),
+            (Some(calls), CallError::Cpu(_)) => calls.trapped("cpu"),
+            _ => {}
+        }
+    }
+
+    /// A failure's entry in the log, and whether it is the first of its kind. A trap has its stack
+    /// and last words in the first; one at the same place then has a line that refers to `entry`.
+    fn told(&self, error: &dyn Display, trap: Option<&Trap>, entry: &str) -> (String, bool) {
+        let Some(trap) = trap else { return (error.to_string(), false) };
+        match self.places.note(self.digest, trap.place(), entry) {
+            None => (format!("{error}{}", trap.stack), true),
+            Some((first, times)) => {
+                let (kind, cause) = (trap.kind, &trap.cause);
+                (
+                    format!(
+                        "the plugin was stopped: {kind}: {cause}, {times} times where {first} was"
+                    ),
+                    false,
+                )
+            }
+        }
     }
 
     fn takes(&self, lines: &Mutex<Lines>) -> bool {
@@ -137,5 +239,13 @@ impl Sink for VariantSink {
 
     fn dropped(&self) {
         self.metrics.dropped();
+    }
+
+    fn used(&self, usage: &Usage) {
+        let Some(calls) = &self.calls else { return };
+        if usage.instantiate > Duration::ZERO {
+            calls.instantiated(usage.instantiate);
+        }
+        calls.used(usage.cpu, usage.memory, usage.host_bytes, usage.host_calls);
     }
 }

@@ -302,6 +302,11 @@ impl Host {
         check_refused(name, &self.cli(&["apply", file.to_str().unwrap()]), part);
     }
 
+    /// The first digits of the digest of a plugin's first version.
+    pub(crate) fn digest(&self, plugin: &str) -> String {
+        self.json(&["plugin", "show", plugin])[0]["digest"].as_str().unwrap()[..12].to_owned()
+    }
+
     pub(crate) fn connect(&self) -> Connection {
         Connection::open(self.listen).expect("the host accepts")
     }

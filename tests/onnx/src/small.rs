@@ -25,6 +25,13 @@ pub fn zeros() -> Vec<u8> {
     model(graph(&[node("ConstantOfShape", &["n"], &["y"])], &[], &[n], &[y]))
 }
 
+/// `y = x` so many times over, for FP32 [1]: a large answer to a small question.
+pub fn wide(times: i64) -> Vec<u8> {
+    let (x, y) = (port("x", DataType::Fp32, &[1]), port("y", DataType::Fp32, &[times]));
+    let constants = [constant("shape", DataType::Int64, &[1], &times.to_le_bytes())];
+    model(graph(&[node("Expand", &["x", "shape"], &["y"])], &constants, &[x], &[y]))
+}
+
 /// `sum = a + b` and `difference = a - b`, for FP32 [n, 2].
 pub fn two_inputs() -> Vec<u8> {
     let port = |name| port(name, DataType::Fp32, &[-1, 2]);

@@ -21,7 +21,7 @@ use berth_inference::{BatchOptions, Runtime, RuntimeOptions};
 use berth_plugin::engine::Engines;
 use berth_plugin::{
     Bindings, Body, BoundModel, Call, CompileLimits, EngineOptions, Level, Processor,
-    ProcessorLimits, Request, Sink,
+    ProcessorLimits, Request, Sink, Usage,
 };
 use berth_tensor::Digest;
 
@@ -62,9 +62,12 @@ fn native(model: &str, config: &str, picture: &str) -> anyhow::Result<BTreeMap<S
     })
 }
 
-/// Keeps when a plugin has told of its stages.
+/// Keeps when a plugin has told of its stages, and what the last call used.
 #[derive(Default)]
-struct Clocked(Mutex<Marks>);
+struct Clocked {
+    marks: Mutex<Marks>,
+    usage: Mutex<Usage>,
+}
 
 impl Sink for Clocked {
     fn enabled(&self, _: Level) -> bool {
@@ -73,12 +76,13 @@ impl Sink for Clocked {
 
     fn log(&self, _: Level, message: &str) {
         let now = Instant::now();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((message.to_owned(), now));
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.push((message.to_owned(), now));
     }
 
-    fn count(&self, _: &str, _: u64) {}
-    fn observe(&self, _: &str, _: f64) {}
-    fn dropped(&self) {}
+    fn used(&self, usage: &Usage) {
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = *usage;
+    }
 }
 
 fn berth(
@@ -128,11 +132,12 @@ fn berth(
             bindings: Arc::clone(&bindings),
             deadline: start + Duration::from_secs(60),
         };
-        let (answer, usage) = runtime.block_on(processor.process(call));
+        let answer = runtime.block_on(processor.process(call));
         let end = Instant::now();
         answer?;
+        let usage = *sink.usage.lock().unwrap_or_else(PoisonError::into_inner);
         let mut marks = vec![("instantiated".to_owned(), start + usage.instantiate)];
-        marks.append(&mut sink.0.lock().unwrap_or_else(PoisonError::into_inner));
+        marks.append(&mut sink.marks.lock().unwrap_or_else(PoisonError::into_inner));
         Ok((start, marks, end))
     })
 }

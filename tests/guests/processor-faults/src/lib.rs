@@ -56,6 +56,9 @@ enum Mode {
     Lifting,
     /// Makes tensors in the host without end, until the host refuses one.
     Tensors,
+    /// Starts three inferences, waits for none, and makes a tensor of 2 MiB in the host again and
+    /// again, until the host refuses it.
+    Unwaited,
     /// Takes handles of tensors in the host without end, until the host refuses one.
     Handles,
     /// Makes tensors of a million dimensions in the host without end, until the host refuses one.
@@ -194,6 +197,16 @@ impl Faults {
             Mode::ForeignHandle => use_as_tensor(nn::graph::load_by_name("default")?.handle()),
             Mode::Tensors => {
                 hoard(|| Ok(host::Tensor::create(DataType::Uint8, &[1 << 20], &vec![1; 1 << 20])?))
+            }
+            Mode::Unwaited => {
+                let (input, model) = (input()?, Model::open("default")?);
+                let tensor = floats(&fixed(&input))?;
+                let start = || model.start(&[(&*input.name, &tensor)], &[]);
+                let _started = [start()?, start()?, start()?];
+                let data = vec![1; 2 << 20];
+                loop {
+                    host::Tensor::create(DataType::Uint8, &[2 << 20], &data)?;
+                }
             }
             Mode::Handles => {
                 let name = request.tensor_names().into_iter().next().unwrap_or_default();

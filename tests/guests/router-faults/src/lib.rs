@@ -51,6 +51,8 @@ enum Mode {
     Flood,
     /// A reason of a million bytes.
     LongReason,
+    /// Asks two thousand times for the position under a salt of half a million bytes.
+    LongSalt,
     /// A reason that differs for every request.
     ManyReasons,
     /// Shares that follow from how often this instance was called.
@@ -124,6 +126,12 @@ impl Router for FaultyRouter {
             }
             Mode::Flood => decision.shares = vec![decision.shares[0]; 1_000_000],
             Mode::LongReason => decision.reason = "x".repeat(1_000_000),
+            Mode::LongSalt => {
+                let salt = "x".repeat(500_000);
+                for _ in 0..2_000 {
+                    black_box(subject.position(&salt));
+                }
+            }
             Mode::ManyReasons => {
                 decision.reason = format!("reason-{}", subject.position("reasons"))
             }
