@@ -49,6 +49,10 @@ fn connections_at_rest_are_closed() {
     dribbling.write(b"GET /v2 HTTP/1.1\r\nx-").unwrap();
     let mut kept = host.connect();
     assert_eq!(ask(&mut kept).unwrap(), 200);
+    let mut pinging = host.connect();
+    pinging.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    assert!(pinging.has_begun().unwrap(), "it speaks HTTP/2");
+    check("nothing but pings", pinging, b"\0\0\x08\x06\0\0\0\0\0 a ping ");
     check("nothing was sent", silent, b"");
     check("half a head was sent", half, b"");
     check("a head without end", dribbling, b"x");

@@ -185,6 +185,40 @@ fn a_push_that_breaks_off_leaves_nothing() {
     assert_eq!(host.json(&["model", "list"])[0]["version"], 1);
 }
 
+#[test]
+fn a_push_that_is_refused_leaves_nothing() {
+    let host = Host::start();
+    let kept = || files(&host.folder().join("data/blobs"));
+    let push = |kind: &str, content: &[u8]| {
+        let target = format!("/v1/{kind}");
+        host.ask_admin(&Request::post(&target, "text/plain", content))
+    };
+    let unfit = wat::parse_str("(component)").unwrap();
+    for (kind, content) in
+        [("models/m", &b"no model"[..]), ("plugins/p", b"no plugin"), ("plugins/p", &unfit)]
+    {
+        assert_eq!(push(kind, content).status, 400, "{kind}");
+        assert_eq!(kept(), [] as [PathBuf; 0], "{kind}");
+    }
+    // The same bytes are a good asset, which stays, whatever else they are no good as.
+    assert_eq!(push("assets", b"no model").status, 200);
+    let asset = kept();
+    assert_eq!(asset.len(), 1);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for kind in ["models/m", "assets", "plugins/p"].into_iter().cycle().take(30) {
+                    let expected = if kind == "assets" { 200 } else { 400 };
+                    assert_eq!(push(kind, b"no model").status, expected);
+                }
+            });
+        }
+    });
+    assert_eq!(kept(), asset);
+    assert_eq!(host.push_model("m", &onnx::adder(1.0)), 1, "a refused push takes no number");
+    check_blobs(&host.folder().join("data"));
+}
+
 /// Endpoints, each with a blob of its own that is to be broken, and one that is left whole.
 const KINDS: [&str; 5] = ["altered", "missing", "component", "asset", "whole"];
 

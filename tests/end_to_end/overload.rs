@@ -185,3 +185,42 @@ fn a_slow_client_holds_no_instance() {
         assert_eq!((answer.status, answer.body.len()), (200, LARGE), "{}", answer.text());
     }
 }
+
+/// Two clients that take nothing of their answers hold all the room that there is for answers.
+#[test]
+fn answers_that_are_not_taken_are_bounded() {
+    const LARGE: usize = 8 << 20;
+    let host = Host::start_with(&["--max-body", "8", "--max-bodies", "16", "--max-idle", "2"]);
+    host.push("plugin", "probe", &guest("probe"));
+    host.push_model("adder", &onnx::adder(1.0));
+    let main = variant("main", "probe@1", "default = \"adder@1\"", "mode = \"body\"");
+    host.apply(&format!("name = \"echo\"\n{main}"));
+    let large = Request::invoke("echo", vec![7; LARGE]);
+    let small = Request::invoke("echo", "x");
+    let mut slow = || {
+        let mut client = host.connect();
+        client.start(&large).unwrap();
+        assert!(client.has_begun().unwrap());
+        client
+    };
+    let refused = || {
+        let answer = host.send(&large);
+        answer.check_error("one too many", 503, "clients take their answers too slowly");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+        // Neither what comes in nor a small answer needs that room.
+        assert_eq!(host.send(&small).status, 200);
+    };
+    let (mut first, mut second) = (slow(), slow());
+    refused();
+    // Taken, there is room again.
+    let answer = first.answer().unwrap();
+    assert_eq!((answer.status, answer.body.len()), (200, LARGE));
+    until("there is room", || host.send(&large).status == 200);
+    drop(first);
+    let mut third = slow();
+    refused();
+    // Who takes nothing for too long is closed, and makes room.
+    until("they are closed", || host.send(&large).status == 200);
+    let lost = [&mut second, &mut third].map(|client| client.answer().is_err());
+    assert!(lost.contains(&true), "the rest of an answer is gone");
+}

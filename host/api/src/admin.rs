@@ -12,8 +12,8 @@ use berth_monitor::Exporter;
 use berth_plugin::compile::COMPONENT_SIZE;
 use berth_serving::documents::{ModelVersion, PluginVersion};
 use berth_serving::{ControlError, EndpointSpec, Host, catalog};
-use berth_store::{Note, StoreError};
-use berth_tensor::{Digest, Name};
+use berth_store::{Note, SealedBlob, StoreError};
+use berth_tensor::Name;
 use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -135,7 +135,9 @@ async fn push_plugin(
 }
 
 async fn push_asset(State(admin): State<Admin>, body: Body) -> Answer {
-    let (digest, bytes) = keep(&admin.host, body, ASSET_SIZE).await?;
+    let blob = keep(&admin.host, body, ASSET_SIZE).await?;
+    let (digest, bytes) = (blob.digest(), blob.size());
+    tokio::task::block_in_place(|| blob.place())?;
     Ok(Json(json!({ "digest": digest, "bytes": bytes })).into_response())
 }
 
@@ -193,8 +195,8 @@ async fn history(State(admin): State<Admin>, Path(name): Path<String>) -> Answer
     Ok(Json(admin.host.history(&name.parse()?)?).into_response())
 }
 
-/// Streams a body into the store.
-async fn keep(host: &Host, mut body: Body, most: u64) -> Result<(Digest, u64), ControlFailure> {
+/// Streams a body into the store, where it stays once it is placed.
+async fn keep(host: &Host, mut body: Body, most: u64) -> Result<SealedBlob, ControlFailure> {
     // Known from its announced length, before any of it is read.
     if body.size_hint().lower() > most {
         return Err(StoreError::TooLarge { what: "the content".into(), limit: most }.into());
@@ -207,5 +209,5 @@ async fn keep(host: &Host, mut body: Body, most: u64) -> Result<(Digest, u64), C
             tokio::task::block_in_place(|| writer.write(&piece))?;
         }
     }
-    Ok(tokio::task::block_in_place(|| writer.finish(None))?)
+    Ok(tokio::task::block_in_place(|| writer.seal(None))?)
 }

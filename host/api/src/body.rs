@@ -1,4 +1,5 @@
-//! Bodies of requests, read whole within bounds: of each, of all together, and of time.
+//! Bodies of requests, read whole within bounds: of each, of all together, and of time; and those of
+//! answers, counted until their clients have taken them.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -21,11 +22,31 @@ const TIME: Duration = Duration::from_secs(60);
 /// What bodies are counted in, in bytes.
 const UNIT: usize = 1 << 10;
 
-/// How much the bodies of requests may take.
+/// An answer below this, in bytes, is not counted: the system takes it whole, or it takes no more
+/// than its connection does.
+const SMALL: usize = 4 << 10;
+
+/// How much the bodies of requests may take, and those of answers.
 #[derive(Clone)]
 pub struct Bodies {
     most: usize,
     room: Arc<Semaphore>,
+    /// In all.
+    units: usize,
+    /// Apart from the requests' room: who takes answers slowly keeps no request out.
+    answers: Arc<Semaphore>,
+}
+
+/// An answer's body, and the room that it takes until the last of it was sent.
+struct Answer {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Answer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// A body, and the room that it takes until this is dropped.
@@ -34,13 +55,19 @@ pub(crate) struct Held {
     _room: OwnedSemaphorePermit,
 }
 
-/// Why a body was not read.
+/// Why a body was not read, or not sent.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
     #[error("too many large bodies at once; try again later")]
     NoRoom,
+    #[error(
+        "clients take their answers too slowly, there is no room for this one; try again later"
+    )]
+    NoRoomForAnswer,
+    #[error("the answer has {0} bytes, more than --max-bodies lets the host hold of all together")]
+    AnswerTooLarge(usize),
     #[error("the body broke off: {0}")]
     BrokenOff(axum::Error),
     #[error("the body took longer than {} s", TIME.as_secs())]
@@ -51,7 +78,8 @@ impl BodyError {
     pub(crate) fn into_response(self) -> Response {
         let status = match self {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoRoom | Self::NoRoomForAnswer => StatusCode::SERVICE_UNAVAILABLE,
+            Self::AnswerTooLarge(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
         };
@@ -60,11 +88,29 @@ impl BodyError {
 }
 
 impl Bodies {
-    /// Bodies of at most `most` bytes each and `together` bytes at once. A body that finds no room
-    /// is refused with 503, so `together` must be at least `most`.
+    /// Bodies of requests of at most `most` bytes each and `together` bytes at once, and as much again
+    /// for answers. A body that finds no room is refused with 503, so `together` must be at least
+    /// `most`.
     pub fn new(most: usize, together: usize) -> Self {
         let units = (together.max(most) / UNIT + 1).min(Semaphore::MAX_PERMITS);
-        Self { most, room: Arc::new(Semaphore::new(units)) }
+        let room = || Arc::new(Semaphore::new(units));
+        Self { most, room: room(), units, answers: room() }
+    }
+
+    /// Counts an answer's body for as long as any part of it is held for its client.
+    pub(crate) fn hold(&self, answer: Bytes) -> Result<Bytes, BodyError> {
+        if answer.len() < SMALL {
+            return Ok(answer);
+        }
+        let units = answer.len().div_ceil(UNIT);
+        if units > self.units {
+            return Err(BodyError::AnswerTooLarge(answer.len()));
+        }
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        match Arc::clone(&self.answers).try_acquire_many_owned(units) {
+            Ok(room) => Ok(Bytes::from_owner(Answer { bytes: answer, _room: room })),
+            Err(_) => Err(BodyError::NoRoomForAnswer),
+        }
     }
 
     /// Reads a body, or says why not.
@@ -176,6 +222,25 @@ mod tests {
         assert_eq!(status(&bodies, chunked(&[100, 2 * UNIT])).await, Err(503));
         drop(second);
         assert_eq!(status(&bodies, Body::from(vec![0; 2 * UNIT])).await, Ok(2 * UNIT));
+    }
+
+    #[test]
+    fn answers_are_bounded_together_until_the_last_of_them_is_gone() {
+        let bodies = Bodies::new(10 * UNIT, 20 * UNIT);
+        let hold = |bytes: usize| {
+            let held = bodies.hold(Bytes::from(vec![7; bytes]));
+            held.map_err(|problem| problem.into_response().status().as_u16())
+        };
+        assert_eq!(hold(30 * UNIT), Err(500));
+        let mut first = hold(12 * UNIT).unwrap();
+        assert_eq!(first, vec![7; 12 * UNIT]);
+        assert_eq!(hold(10 * UNIT), Err(503));
+        assert_eq!(hold(SMALL - 1).unwrap().len(), SMALL - 1);
+        let rest = first.split_off(100);
+        drop(first);
+        assert_eq!(hold(10 * UNIT), Err(503));
+        drop(rest);
+        assert_eq!(hold(10 * UNIT).unwrap().len(), 10 * UNIT);
     }
 
     #[tokio::test]

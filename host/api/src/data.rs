@@ -169,7 +169,7 @@ async fn infer(
         wants_tensors: true,
     };
     let outcome = found.revision.answer(incoming).await;
-    found.reply(outcome, client_id.as_deref(), true)
+    found.reply(&data.bodies, outcome, client_id.as_deref(), true)
 }
 
 async fn invoke(
@@ -204,19 +204,25 @@ async fn invoke(
         wants_tensors: false,
     };
     let outcome = found.revision.answer(incoming).await;
-    found.reply(outcome, None, false)
+    found.reply(&data.bodies, outcome, None, false)
 }
 
 impl Found {
     /// Turns an outcome into an answer.
-    fn reply(&self, outcome: Outcome<'_>, id: Option<&str>, as_tensors: bool) -> Response {
+    fn reply(
+        &self,
+        bodies: &Bodies,
+        outcome: Outcome<'_>,
+        id: Option<&str>,
+        as_tensors: bool,
+    ) -> Response {
         let variant = outcome.variant.map_or("", Name::as_str);
         let mut response = match outcome.result {
             Err(problem) => refused(&problem),
             Ok(reply) if as_tensors || !reply.tensors.is_empty() => {
-                self.tensors(&reply, variant, id)
+                self.tensors(bodies, &reply, variant, id)
             }
-            Ok(reply) => body(reply),
+            Ok(reply) => body(bodies, reply),
         };
         if !variant.is_empty() {
             insert(response.headers_mut(), VARIANT, variant);
@@ -229,7 +235,7 @@ impl Found {
         self.sign(response, PredictionId::new().text())
     }
 
-    fn tensors(&self, reply: &Reply, variant: &str, id: Option<&str>) -> Response {
+    fn tensors(&self, bodies: &Bodies, reply: &Reply, variant: &str, id: Option<&str>) -> Response {
         let parameters: Map<String, Value> = reply
             .parameters
             .iter()
@@ -242,8 +248,9 @@ impl Found {
             parameters: &parameters,
             outputs: &reply.tensors,
         };
-        match oip::encode_infer(&response) {
-            Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        match oip::encode_infer(&response).map(|json| bodies.hold(json)) {
+            Ok(Ok(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+            Ok(Err(problem)) => problem.into_response(),
             Err(problem) => error(StatusCode::INTERNAL_SERVER_ERROR, &problem.to_string()),
         }
     }
@@ -270,7 +277,7 @@ impl Found {
     }
 }
 
-fn body(reply: Reply) -> Response {
+fn body(bodies: &Bodies, reply: Reply) -> Response {
     let bytes = match <[Bytes; 1]>::try_from(reply.parts) {
         Ok([bytes]) => bytes,
         Err(parts) => {
@@ -282,7 +289,10 @@ fn body(reply: Reply) -> Response {
         }
     };
     let content_type = reply.content_type.as_deref().unwrap_or("application/octet-stream");
-    let mut response = bytes.into_response();
+    let mut response = match bodies.hold(bytes) {
+        Ok(bytes) => bytes.into_response(),
+        Err(problem) => return problem.into_response(),
+    };
     if let Ok(value) = HeaderValue::from_str(content_type) {
         response.headers_mut().insert(header::CONTENT_TYPE, value);
     }

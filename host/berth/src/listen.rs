@@ -1,11 +1,9 @@
 //! A port: takes connections, hands their requests on, and ends both in good order.
 
 use std::convert::Infallible;
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use axum::Router;
@@ -13,16 +11,17 @@ use axum::body::Body;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::activity::{Activity, Noted, UnderWay};
+
 /// How long to wait when the system has no room for another connection.
 const NO_ROOM: Duration = Duration::from_millis(50);
 
-/// Up to this size, in bytes, an answer is sent in one piece.
-const SMALL: usize = 2 << 10;
+/// Requests at once on a connection of HTTP/2: their small answers are not counted.
+const STREAMS: u32 = 64;
 
 /// What a connection over the limit is told.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
@@ -36,7 +35,7 @@ pub(crate) struct Bounds {
     pub(crate) connections: usize,
     /// A connection on which nothing is under way and nothing has moved for so long is closed, at
     /// the latest after twice as long: one that never sends a whole head, one that is kept for
-    /// later, one whose client does not take its answer.
+    /// later, one whose client does not take its answer, one on which there are only pings.
     pub(crate) idle: Duration,
 }
 
@@ -104,8 +103,9 @@ async fn connection(stream: TcpStream, app: Router, mut place: Place) {
             Ok::<_, Infallible>(answer)
         }
     });
-    let io = TokioIo::new(Noted { stream, activity: Arc::clone(&activity) });
-    let builder = Builder::new(TokioExecutor::new());
+    let io = TokioIo::new(Noted::new(stream, &activity));
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http2().max_concurrent_streams(STREAMS);
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut stopped = false;
     let mut ticks = interval(place.idle);
@@ -133,102 +133,5 @@ async fn connection(stream: TcpStream, app: Router, mut place: Place) {
                 moved = now;
             }
         }
-    }
-}
-
-/// What happens on a connection.
-#[derive(Default)]
-struct Activity {
-    /// Requests that have no answer yet.
-    under_way: AtomicUsize,
-    /// Requests begun and bytes sent. Bytes that come in do not count: a head may come one by one.
-    moved: AtomicU64,
-}
-
-struct UnderWay(Arc<Activity>);
-
-impl UnderWay {
-    fn begin(activity: &Arc<Activity>) -> Self {
-        activity.under_way.fetch_add(1, Relaxed);
-        activity.moved.fetch_add(1, Relaxed);
-        Self(Arc::clone(activity))
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Relaxed);
-    }
-}
-
-/// A stream whose sent bytes are noted.
-struct Noted {
-    stream: TcpStream,
-    activity: Arc<Activity>,
-}
-
-impl Noted {
-    fn note(&self, sent: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = &sent {
-            self.activity.moved.fetch_add(*bytes as u64, Relaxed);
-        }
-        sent
-    }
-}
-
-impl AsyncRead for Noted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Noted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let sent = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.note(sent)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        // A small answer is its head and its body: to copy them into one piece costs less than to
-        // have the kernel gather them.
-        let mut whole = [0; SMALL];
-        let mut length = 0;
-        for piece in bytes {
-            let end = length + piece.len();
-            if let Some(place) = whole.get_mut(length..end) {
-                place.copy_from_slice(piece);
-            }
-            length = end;
-        }
-        let stream = Pin::new(&mut self.stream);
-        let sent = match whole.get(..length) {
-            Some(whole) => stream.poll_write(cx, whole),
-            None => stream.poll_write_vectored(cx, bytes),
-        };
-        self.note(sent)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

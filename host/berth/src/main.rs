@@ -7,6 +7,7 @@
 //! - [`spec_text`]: the text of an endpoint file
 //! - [`table`]: answers as tables for people
 
+mod activity;
 mod client;
 mod endpoint_file;
 mod listen;

@@ -55,7 +55,8 @@ pub(crate) struct Serve {
     /// The largest body of a request, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     max_body: usize,
-    /// The bodies of all requests under way together, in MiB; what finds no room is answered 503.
+    /// The bodies of all requests under way together, in MiB, and as much again for answers until
+    /// their clients have taken them; what finds no room is answered 503.
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     max_bodies: usize,
     /// Requests under way at once; the next is answered 503.

@@ -13,9 +13,9 @@ pub(crate) const FRAMES: usize = 32;
 /// The longest name of a function that is shown, in bytes.
 const FUNCTION: usize = 256;
 
-/// How a guest came to its end. In words it is one line, without the stack.
+/// How a guest came to its end.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{kind}: {cause}{}{said}", if said.is_empty() { "" } else { "; it said: " })]
+#[error("{kind}: {cause}{}{said}{stack}", if said.is_empty() { "" } else { "; it said: " })]
 pub struct Trap {
     /// A word for metrics: `unreachable`, `memory`, `stack`, `fuel`, `exit`, `host` or `trap`.
     pub kind: &'static str,

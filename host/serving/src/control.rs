@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_inference::BatchOptions;
 use berth_plugin::Evaluation;
-use berth_store::{Change, Note};
+use berth_store::{Change, Note, SealedBlob};
 use berth_tensor::{Digest, Name};
 use serde::Serialize;
 use tokio::sync::OwnedMutexGuard;
@@ -38,16 +37,18 @@ pub struct Applied {
 }
 
 impl Host {
-    /// Opens a model whose file is in the store, and gives it the next version.
+    /// Opens a model, and gives it the next version. Refused, it leaves nothing.
     pub async fn push_model(
         &self,
         name: Name,
-        (digest, bytes): (Digest, u64),
+        blob: SealedBlob,
         note: Note,
     ) -> Result<ModelVersion, ControlError> {
         let workshop = Arc::clone(&self.workshop);
         blocking(move || {
-            let model = workshop.model(name.as_str(), digest, BatchOptions::default())?;
+            let model = workshop.pushed_model(name.as_str(), &blob)?;
+            let (digest, bytes) = (blob.digest(), blob.size());
+            blob.place()?;
             let version = ModelVersion {
                 name,
                 version: 0,
@@ -64,16 +65,18 @@ impl Host {
         .await
     }
 
-    /// Inspects and compiles a component whose file is in the store, and gives it the next version.
+    /// Inspects and compiles a component, and gives it the next version. Refused, it leaves nothing.
     pub async fn push_plugin(
         &self,
         name: Name,
-        (digest, bytes): (Digest, u64),
+        blob: SealedBlob,
         note: Note,
     ) -> Result<PluginVersion, ControlError> {
         let workshop = Arc::clone(&self.workshop);
         blocking(move || {
-            let (component, took) = workshop.compile(name.as_str(), digest)?;
+            let (digest, bytes) = (blob.digest(), blob.size());
+            let (component, took) = workshop.compile(name.as_str(), digest, || blob.read())?;
+            blob.place()?;
             let version = PluginVersion {
                 name,
                 version: 0,
@@ -261,7 +264,8 @@ impl Host {
                 tracing::warn!(
                     endpoint = name.as_str(),
                     revision = digest.short(),
-                    "not live: {error}"
+                    "not live: {}",
+                    error.first_line()
                 );
                 let problem = error.to_string();
                 let before = self.record(name)?.and_then(|record| record.evaluation);

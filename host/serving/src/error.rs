@@ -62,6 +62,13 @@ pub enum ControlError {
     Host(String),
 }
 
+impl ControlError {
+    /// The first line: the stack of a trap, which follows, is in the log already.
+    pub(crate) fn first_line(&self) -> String {
+        self.to_string().lines().next().unwrap_or_default().to_owned()
+    }
+}
+
 /// Why a request has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RequestError {

@@ -128,7 +128,8 @@ impl Host {
                 match prepared {
                     Ok((live, _)) => self.go_live(live),
                     Err(error) => {
-                        tracing::error!(endpoint = name.as_str(), "does not answer: {error}");
+                        let problem = error.first_line();
+                        tracing::error!(endpoint = name.as_str(), "does not answer: {problem}");
                         self.change(|snapshot| {
                             snapshot.waiting.insert(name.clone(), error.to_string());
                         });
@@ -150,7 +151,7 @@ impl Host {
             let note = Note { who: "berth".into(), why: "went on after a restart".into() };
             let revision = self.revision(record.applied)?;
             if let Err(error) = self.make_live(&revision, record.live, note).await {
-                tracing::error!(endpoint = name.as_str(), "{error}");
+                tracing::error!(endpoint = name.as_str(), "{}", error.first_line());
             }
         }
         drop(control);

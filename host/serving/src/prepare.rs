@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use berth_plugin::{
     Asset, Bindings, BoundModel, CallError, Compiled, CreateError, Evaluation, Observation, Policy,
     PolicyError, Processor, Sink,
 };
-use berth_store::Store;
+use berth_store::{SealedBlob, Store, StoreError};
 use berth_tensor::{Digest, Name};
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -104,10 +105,28 @@ impl Workshop {
         self.models.get_or_make((digest, options), || {
             self.runtime.aside(|| {
                 self.store.blob_verify(&digest)?;
-                let opened = self.runtime.open(name, &self.store.blob_path(&digest), options);
-                opened.map_err(|source| Box::new(source).into())
+                self.open(name, &self.store.blob_path(&digest), options)
             })
         })
+    }
+
+    /// Opens a model that is being pushed, or finds it open. Blocks.
+    pub(crate) fn pushed_model(
+        &self,
+        name: &str,
+        blob: &SealedBlob,
+    ) -> Result<Arc<Opened>, ControlError> {
+        let options = BatchOptions::default();
+        self.models.get_or_make((blob.digest(), options), || self.open(name, &blob.path(), options))
+    }
+
+    fn open(
+        &self,
+        name: &str,
+        file: &Path,
+        options: BatchOptions,
+    ) -> Result<Arc<Opened>, ControlError> {
+        self.runtime.open(name, file, options).map_err(|source| Box::new(source).into())
     }
 
     /// What an endpoint has of what all share.
@@ -117,16 +136,17 @@ impl Workshop {
         })
     }
 
-    /// Compiles a component, or finds it compiled; also answers how long compiling took, when it was
-    /// done now. Blocks.
+    /// Compiles the component that `read` gives, or finds it compiled; also answers how long compiling
+    /// took, when it was done now. Blocks.
     pub(crate) fn compile(
         &self,
         name: &str,
         digest: Digest,
+        read: impl FnOnce() -> Result<Vec<u8>, StoreError>,
     ) -> Result<(Arc<Compiled>, Option<Duration>), ControlError> {
         let mut took = None;
         let component = self.components.get_or_make(digest, || {
-            let bytes = self.store.blob_read(&digest)?;
+            let bytes = read()?;
             let compiled = self.engines.compile(&digest, &bytes);
             let compiled = compiled
                 .map_err(|source| ControlError::Plugin { plugin: name.to_owned(), source })?;
@@ -142,7 +162,8 @@ impl Workshop {
     /// The component of a plugin's version. Blocks.
     fn component(&self, plugin: &Pinned) -> Result<Arc<Compiled>, ControlError> {
         let name = plugin.to_string();
-        let (component, took) = self.compile(&name, plugin.digest)?;
+        let read = || self.store.blob_read(&plugin.digest);
+        let (component, took) = self.compile(&name, plugin.digest, read)?;
         if let Some(took) = took {
             berth_monitor::compiled(&name, took);
         }

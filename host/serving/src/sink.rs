@@ -166,7 +166,7 @@ impl VariantSink {
     fn told(&self, error: &dyn Display, trap: Option<&Trap>, entry: &str) -> (String, bool) {
         let Some(trap) = trap else { return (error.to_string(), false) };
         match self.places.note(self.digest, trap.place(), entry) {
-            None => (format!("{error}{}", trap.stack), true),
+            None => (error.to_string(), true),
             Some((first, times)) => {
                 let (kind, cause) = (trap.kind, &trap.cause);
                 (

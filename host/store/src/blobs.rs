@@ -1,8 +1,8 @@
 //! Content by its sha256, in files: `blobs/ab/abcdef…`.
 //!
-//! A blob is written to `blobs/partial/`, synced, renamed to its place, and the folders synced, so
-//! that a file in its place is whole. What a crash leaves in `blobs/partial/` goes at the next
-//! opening.
+//! A blob is written to `blobs/partial/` and synced, which seals it, and when it is to stay renamed to
+//! its place and the folders synced, so that a file in its place is whole. What a crash leaves in
+//! `blobs/partial/` goes at the next opening.
 
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
@@ -50,8 +50,8 @@ impl Blobs {
             .folder
             .create(&partial)
             .map_err(|error| file("make", &self.path.join(&partial), error))?;
-        let (blobs, hash) = (Arc::clone(self), Sha256::new());
-        Ok(BlobWriter { blobs, file, partial, hash, size: 0, limit, in_place: false })
+        let partial = Partial { blobs: Arc::clone(self), name: partial, in_place: false };
+        Ok(BlobWriter { partial, file, hash: Sha256::new(), size: 0, limit })
     }
 
     /// Where the blob lies, or would lie.
@@ -114,15 +114,35 @@ impl Blobs {
     }
 }
 
-/// A blob being written. Dropped before it is finished, it leaves nothing.
-pub struct BlobWriter {
+/// A file in `partial/`, which goes with this unless it was moved to its place.
+struct Partial {
     blobs: Arc<Blobs>,
+    name: PathBuf,
+    in_place: bool,
+}
+
+impl Partial {
+    fn path(&self) -> PathBuf {
+        self.blobs.path.join(&self.name)
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.in_place {
+            // What cannot be removed now goes at the next opening.
+            let _ = self.blobs.folder.remove_file(&self.name);
+        }
+    }
+}
+
+/// A blob being written. Dropped before it is sealed, it leaves nothing.
+pub struct BlobWriter {
+    partial: Partial,
     file: File,
-    partial: PathBuf,
     hash: Sha256,
     size: u64,
     limit: u64,
-    in_place: bool,
 }
 
 impl BlobWriter {
@@ -131,36 +151,62 @@ impl BlobWriter {
         if piece.len() as u64 > self.limit - self.size {
             return Err(StoreError::TooLarge { what: "the content".into(), limit: self.limit });
         }
-        self.file.write_all(piece).map_err(|error| file("write", &self.path(), error))?;
+        self.file.write_all(piece).map_err(|error| file("write", &self.partial.path(), error))?;
         self.hash.update(piece);
         self.size += piece.len() as u64;
         Ok(())
     }
 
-    /// Puts the blob in its place, on the disk, and returns its digest and its size in bytes. A
-    /// content other than `expected` is refused. A blob that exists already may be written again.
-    pub fn finish(mut self, expected: Option<Digest>) -> Result<(Digest, u64), StoreError> {
-        let actual = Digest::from_bytes(self.hash.finalize_reset().into());
-        if let Some(expected) = expected.filter(|&expected| expected != actual) {
-            return Err(StoreError::Mismatch { expected, actual });
+    /// Ends the blob: from here on it is whole and on the disk, but not in its place. A content other
+    /// than `expected` is refused.
+    pub fn seal(self, expected: Option<Digest>) -> Result<SealedBlob, StoreError> {
+        let Self { partial, file: written, hash, size, .. } = self;
+        let digest = Digest::from_bytes(hash.finalize().into());
+        if let Some(expected) = expected.filter(|&expected| expected != digest) {
+            return Err(StoreError::Mismatch { expected, actual: digest });
         }
-        self.file.sync_all().map_err(|error| file("write", &self.path(), error))?;
-        self.blobs.put_in_place(&self.partial, &actual)?;
-        self.in_place = true;
-        Ok((actual, self.size))
-    }
-
-    fn path(&self) -> PathBuf {
-        self.blobs.path.join(&self.partial)
+        written.sync_all().map_err(|error| file("write", &partial.path(), error))?;
+        Ok(SealedBlob { partial, digest, size })
     }
 }
 
-impl Drop for BlobWriter {
-    fn drop(&mut self) {
-        if !self.in_place {
-            // What cannot be removed now goes at the next opening.
-            let _ = self.blobs.folder.remove_file(&self.partial);
-        }
+/// A whole blob that nothing can refer to yet. Dropped before it is placed, it leaves nothing,
+/// whoever else has written the same content.
+pub struct SealedBlob {
+    partial: Partial,
+    digest: Digest,
+    size: u64,
+}
+
+impl SealedBlob {
+    /// The content's sha256.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The content's length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The blob's file until it is placed, for those who must have a path.
+    pub fn path(&self) -> PathBuf {
+        self.partial.path()
+    }
+
+    /// The whole content, compared with its digest.
+    pub fn read(&self) -> Result<Vec<u8>, StoreError> {
+        let content = self.partial.blobs.folder.read(&self.partial.name);
+        let content = content.map_err(|error| file("read", &self.path(), error))?;
+        self.partial.blobs.check(&self.digest, Digest::of(&content))?;
+        Ok(content)
+    }
+
+    /// Puts the blob in its place, on the disk. One that exists already may be placed again.
+    pub fn place(mut self) -> Result<(), StoreError> {
+        self.partial.blobs.put_in_place(&self.partial.name, &self.digest)?;
+        self.partial.in_place = true;
+        Ok(())
     }
 }
 

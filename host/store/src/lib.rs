@@ -7,7 +7,7 @@
 //! - `log`: changes and documents in SQLite (sole user of rusqlite)
 //! - [`blobs`]: content by its sha256 in files (sole user of cap-std)
 //!
-//! Everything blocks on the disk. A commit and a finished blob have reached it when the call
+//! Everything blocks on the disk. A commit and a sealed or placed blob have reached it when the call
 //! returns.
 
 pub mod blobs;
@@ -16,7 +16,7 @@ pub mod error;
 mod log;
 pub mod store;
 
-pub use blobs::BlobWriter;
+pub use blobs::{BlobWriter, SealedBlob};
 pub use change::{Change, Document, Entry, Note, Sequence};
 pub use error::StoreError;
 pub use store::Store;

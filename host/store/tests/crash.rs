@@ -27,7 +27,9 @@ fn write_until_killed(folder: &Path) -> ! {
         half.write(b"half").unwrap();
         let mut writer = store.blob_writer(1 << 20).unwrap();
         writer.write(&content(number)).unwrap();
-        let (digest, _) = writer.finish(None).unwrap();
+        let blob = writer.seal(None).unwrap();
+        let digest = blob.digest();
+        blob.place().unwrap();
         let changes = [
             Change::put("blob", number.to_string(), json!(digest.to_string())),
             Change::put("last", "only", json!(number)),

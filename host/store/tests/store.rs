@@ -28,8 +28,10 @@ fn documents(store: &Store, kind: &str) -> Vec<(String, u64, Value)> {
 fn push(store: &Store, content: &[u8]) -> Digest {
     let mut writer = store.blob_writer(1 << 20).unwrap();
     content.chunks(3).for_each(|piece| writer.write(piece).unwrap());
-    let (digest, size) = writer.finish(Some(Digest::of(content))).unwrap();
-    assert_eq!(size, content.len() as u64);
+    let blob = writer.seal(Some(Digest::of(content))).unwrap();
+    assert_eq!((blob.size(), &*blob.read().unwrap()), (content.len() as u64, content));
+    let digest = blob.digest();
+    blob.place().unwrap();
     digest
 }
 
@@ -225,12 +227,23 @@ fn an_unfinished_blob_leaves_nothing() {
 
     let mut other = store.blob_writer(100).unwrap();
     other.write(b"other").unwrap();
-    let mismatch = other.finish(Some(Digest::of(b"announced")));
-    assert!(matches!(mismatch, Err(StoreError::Mismatch { .. })), "{mismatch:?}");
+    let mismatch = other.seal(Some(Digest::of(b"announced"))).err();
+    assert!(matches!(mismatch, Some(StoreError::Mismatch { .. })), "{mismatch:?}");
 
     let mut large = store.blob_writer(5).unwrap();
     large.write(b"12345").unwrap();
     assert!(matches!(large.write(b"6"), Err(StoreError::TooLarge { limit: 5, .. })));
     drop(large);
+
+    let mut sealed = store.blob_writer(5).unwrap();
+    sealed.write(b"whole").unwrap();
+    drop(sealed.seal(None).unwrap());
     assert_eq!(files(&folder.path().join("blobs")), Vec::<PathBuf>::new());
+
+    // What another has placed stays.
+    let digest = push(&store, b"whole");
+    let mut again = store.blob_writer(5).unwrap();
+    again.write(b"whole").unwrap();
+    drop(again.seal(None).unwrap());
+    assert_eq!(store.blob_read(&digest).unwrap(), b"whole");
 }

@@ -229,7 +229,12 @@ impl Host {
 
     /// The entry of the log, of one line or more, that names `id`.
     pub(crate) fn logged(&self, id: &str) -> String {
-        let log = self.log();
+        self.entries(0).into_iter().find(|entry| entry.contains(id)).unwrap_or_default()
+    }
+
+    /// The entries of the log, of one line or more, after the first `bytes` of it.
+    pub(crate) fn entries(&self, bytes: usize) -> Vec<String> {
+        let log = self.log()[bytes..].to_owned();
         let mut entries: Vec<String> = Vec::new();
         for line in log.lines() {
             match entries.last_mut() {
@@ -237,7 +242,7 @@ impl Host {
                 _ => entries.push(line.to_owned()),
             }
         }
-        entries.into_iter().find(|entry| entry.contains(id)).unwrap_or_default()
+        entries
     }
 
     /// Writes a file into the test's folder.
