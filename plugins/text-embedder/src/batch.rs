@@ -8,9 +8,11 @@ use crate::config::Padding;
 use crate::plan::{Input, Plan};
 use crate::tokenizer::{Pad, Tokens};
 
-/// The most tokens of one inference, padding included: what it answers is held whole, 4 bytes for
-/// each value of each token.
+/// The most tokens of one inference, padding included.
 pub(crate) const TOKENS: usize = 16_384;
+
+/// The most values that one inference answers: they are held whole, 4 bytes each.
+pub(crate) const VALUES: usize = 16 << 20;
 
 /// Texts that go through the model together, filled up to the same length.
 #[derive(Debug)]
@@ -28,14 +30,14 @@ pub(crate) fn batches<'a>(
     pad: Pad,
 ) -> Vec<Batch<'a>> {
     let fixed = (plan.padding == Padding::MaxLength).then_some(max_length);
-    let most = if plan.one_by_one { 1 } else { TOKENS };
+    let most = if plan.one_by_one { 1 } else { plan.most_tokens };
     let mut batches = Vec::new();
     let mut rest = texts;
     while !rest.is_empty() {
         let (mut rows, mut length) = (0, fixed.unwrap_or(1));
         while rows < most.min(rest.len()) {
             let longer = length.max(rest[rows].ids.len());
-            if rows > 0 && (rows + 1) * longer > TOKENS {
+            if rows > 0 && (rows + 1) * longer > plan.most_tokens {
                 break;
             }
             (rows, length) = (rows + 1, longer);

@@ -50,6 +50,9 @@ const TOKENIZER: &str = "tokenizer";
 /// The tensor that is answered.
 const OUTPUT: &str = "embeddings";
 
+/// The most values of an answer: as JSON each takes a dozen bytes.
+const ANSWER: usize = 8 << 20;
+
 struct TextEmbedder {
     plan: Plan,
     model: Model,
@@ -79,6 +82,7 @@ impl Processor for TextEmbedder {
         let tokenizer = Tokenizer::read(&json, plan.max_length).map_err(|problem| {
             ConfigError::new("", format!("asset `{TOKENIZER}` is no tokenizer.json: {problem}"))
         })?;
+        plan.check_length(tokenizer.max_length)?;
         Ok(Self { plan, model, tokenizer })
     }
 
@@ -125,10 +129,36 @@ impl TextEmbedder {
             let inputs = batch.inputs(&self.plan)?;
             let inputs: Vec<_> = inputs.iter().map(|(name, tensor)| (*name, tensor)).collect();
             let outputs = self.model.start(&inputs, &[&self.plan.output])?.wait()?;
-            embeddings.extend(pool::vectors(outputs.first()?, &batch, &self.plan)?);
+            let vectors = pool::vectors(outputs.first()?, &batch, &self.plan)?;
+            check_size(tokens.len(), vectors.first().map_or(0, Vec::len))?;
+            embeddings.extend(vectors);
         }
         Ok(embeddings)
     }
 }
 
+/// Refuses a request whose vectors are together more than an answer holds.
+fn check_size(texts: usize, width: usize) -> Result<(), Error> {
+    if texts.saturating_mul(width) <= ANSWER {
+        return Ok(());
+    }
+    Err(Error::caller(format!(
+        "{texts} texts of {width} values each are more than the {ANSWER} values of an answer; send fewer"
+    )))
+}
+
 berth_sdk::export_processor!(TextEmbedder, roles: &["default"], assets: &[TOKENIZER], memory: 256 << 20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_holds_so_many_values() {
+        for (texts, width, fits) in
+            [(1, 64, true), (2048, 4096, true), (2048, 4097, false), (2, usize::MAX, false)]
+        {
+            assert_eq!(check_size(texts, width).is_ok(), fits, "{texts} of {width}");
+        }
+    }
+}

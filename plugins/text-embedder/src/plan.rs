@@ -2,7 +2,7 @@
 
 use berth_sdk::{ConfigError, DataType, Description, TensorType};
 
-use crate::batch::TOKENS;
+use crate::batch::{TOKENS, VALUES};
 use crate::config::{Config, Padding, Pooling};
 use crate::texts::TEXTS;
 
@@ -18,6 +18,8 @@ pub(crate) struct Plan {
     pub(crate) pooling: Option<Pooling>,
     /// The length of a vector where the model declares it, else -1.
     pub(crate) width: i64,
+    /// Of one inference, padding included.
+    pub(crate) most_tokens: usize,
     pub(crate) normalize: bool,
     /// Where neither the configuration nor the model tells, the tokenizer's file does.
     pub(crate) max_length: Option<usize>,
@@ -84,11 +86,16 @@ impl Plan {
         if config.max_bytes == 0 {
             return Err(ConfigError::new("max_bytes", "use 1 or more"));
         }
+        let width = output.shape.last().copied().unwrap_or(-1);
         Ok(Self {
             ids: ids.into(),
             mask: mask.into(),
             types: types.map(Input::from),
-            width: output.shape.last().copied().unwrap_or(-1),
+            width,
+            most_tokens: match width {
+                ..0 => TOKENS,
+                width => TOKENS.min((VALUES as i64 / width.max(1)) as usize),
+            },
             output: output.name.clone(),
             pooling,
             normalize: config.normalize,
@@ -98,6 +105,18 @@ impl Plan {
             max_texts: config.max_texts,
             max_bytes: config.max_bytes,
         })
+    }
+
+    /// Refuses texts of so many tokens when one of them is more than one inference may answer.
+    pub(crate) fn check_length(&self, tokens: usize) -> Result<(), ConfigError> {
+        if self.pooling.is_none() || tokens <= self.most_tokens {
+            return Ok(());
+        }
+        let message = format!(
+            "{tokens} tokens of {} values each are more than the {VALUES} values of one inference; use at most {}",
+            self.width, self.most_tokens
+        );
+        Err(ConfigError::new("max_length", message))
     }
 }
 
@@ -245,6 +264,32 @@ mod tests {
             &[("m", Int32, &[1, 8]), ("i", Int32, &[1, 8])],
             &[("y", Fp32, &[1, 8, -1])],
             "i/32 m/32 - -> y Some(Cls) -1; Some(8) MaxLength one by one",
+        );
+    }
+
+    #[test]
+    fn the_wider_a_vector_the_fewer_tokens_go_through_the_model_together() {
+        let check = |width: i64, pooled: bool, most: usize, refused: &[usize]| {
+            let shape: &[i64] = if pooled { &[-1, -1, width] } else { &[-1, width] };
+            let plan = plan("{}", BERT, &[("y", Fp32, shape)]).unwrap();
+            assert_eq!(plan.most_tokens, most, "{shape:?}");
+            for tokens in [1, 512, 4096, TOKENS] {
+                let refusal = plan.check_length(tokens).err();
+                assert_eq!(refusal.is_some(), refused.contains(&tokens), "{shape:?} {refusal:?}");
+            }
+        };
+        check(-1, true, TOKENS, &[]);
+        check(64, true, TOKENS, &[]);
+        check(1024, true, TOKENS, &[]);
+        check(4096, true, 4096, &[TOKENS]);
+        check(65_536, true, 256, &[512, 4096, TOKENS]);
+        check(65_536, false, 256, &[]);
+        check(i64::MAX, true, 0, &[1, 512, 4096, TOKENS]);
+        let wide = plan("{}", BERT, &[("y", Fp32, &[-1, -1, 65_536])]).unwrap();
+        let message = wide.check_length(512).unwrap_err().message;
+        assert_eq!(
+            message,
+            "512 tokens of 65536 values each are more than the 16777216 values of one inference; use at most 256"
         );
     }
 

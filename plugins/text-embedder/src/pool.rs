@@ -2,7 +2,7 @@
 
 use berth_sdk::{Error, Tensor};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, VALUES};
 use crate::config::Pooling;
 use crate::plan::Plan;
 
@@ -20,6 +20,13 @@ pub(crate) fn vectors(output: &Tensor, batch: &Batch, plan: &Plan) -> Result<Vec
             )));
         }
     };
+    let count = shape.iter().fold(1, |count: u64, &size| count.saturating_mul(size));
+    if count > VALUES as u64 {
+        return Err(Error::plugin(format!(
+            "output `{}` has shape {shape:?}, more than the {VALUES} values of one inference; use a lower max_length, or a model that declares the width of its vectors, of which fewer go through it together",
+            plan.output
+        )));
+    }
     let values = output.to_f32()?;
     let mut vectors: Vec<Vec<f32>> = match plan.pooling {
         None => values.chunks_exact(width.max(1)).map(<[f32]>::to_vec).collect(),
