@@ -197,7 +197,7 @@ fn answers_that_are_not_taken_are_bounded() {
     host.apply(&format!("name = \"echo\"\n{main}"));
     let large = Request::invoke("echo", vec![7; LARGE]);
     let small = Request::invoke("echo", "x");
-    let mut slow = || {
+    let slow = || {
         let mut client = host.connect();
         client.start(&large).unwrap();
         assert!(client.has_begun().unwrap());
