@@ -21,6 +21,7 @@
 //! - [`routing`]: which variant answers
 //! - [`sandbox`]: components that are hard to compile or fit no interface, limits, what is kept of a trap
 //! - [`shutdown`]: the two signals, and what they end
+//! - [`swaps`]: change after change under load leaves nothing behind
 //! - [`support`]: the host under test, a client, small models
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
@@ -48,3 +49,5 @@ mod routing;
 mod sandbox;
 mod shutdown;
 mod support;
+#[cfg(target_os = "linux")]
+mod swaps;

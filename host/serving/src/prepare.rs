@@ -103,10 +103,8 @@ impl Workshop {
         options: BatchOptions,
     ) -> Result<Arc<Opened>, ControlError> {
         self.models.get_or_make((digest, options), || {
-            self.runtime.aside(|| {
-                self.store.blob_verify(&digest)?;
-                self.open(name, &self.store.blob_path(&digest), options)
-            })
+            self.runtime.aside(|| self.store.blob_verify(&digest))?;
+            self.open(name, &self.store.blob_path(&digest), options)
         })
     }
 
@@ -126,7 +124,8 @@ impl Workshop {
         file: &Path,
         options: BatchOptions,
     ) -> Result<Arc<Opened>, ControlError> {
-        self.runtime.open(name, file, options).map_err(|source| Box::new(source).into())
+        let opened = self.runtime.aside(|| self.runtime.open(name, file, options));
+        opened.map_err(|source| Box::new(source).into())
     }
 
     /// What an endpoint has of what all share.

@@ -177,6 +177,11 @@ impl Host {
         assert!(sent.success());
     }
 
+    /// The host's process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.lock().unwrap().id()
+    }
+
     /// How many more bytes than before the host itself had resident at any time of `work`; 0 where
     /// the system does not say.
     pub(crate) fn grown_by(&self, work: impl FnOnce()) -> u64 {
@@ -184,7 +189,7 @@ impl Host {
             work();
             return 0;
         }
-        let process = format!("/proc/{}", self.child.lock().unwrap().id());
+        let process = format!("/proc/{}", self.process());
         let peak = || {
             let status = fs::read_to_string(format!("{process}/status")).unwrap();
             let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

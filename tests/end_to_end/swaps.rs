@@ -1,0 +1,57 @@
+//! Change after change under load leaves nothing behind.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use crate::support::files::tensors;
+use berth_onnx::networks::dense;
+
+use crate::support::{Host, Request, beside, until};
+
+/// Swaps before the first look, and between it and the last.
+const FIRST: usize = 10;
+const SWAPS: usize = 50;
+
+/// Threads, files, mappings and resident KiB of the host.
+fn holds(host: &Host) -> [u64; 4] {
+    let folder = format!("/proc/{}", host.process());
+    let count = |name: &str| fs::read_dir(format!("{folder}/{name}")).unwrap().count() as u64;
+    let status = fs::read_to_string(format!("{folder}/status")).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let resident = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    let maps = fs::read_to_string(format!("{folder}/maps")).unwrap().lines().count() as u64;
+    [count("task"), count("fd"), maps, resident]
+}
+
+/// Of two models of 8 MiB, one after the other.
+#[test]
+fn swaps_under_load_leave_nothing_behind() {
+    let host = Host::start_with(&["--bake", "0"]);
+    for seed in 1..=2 {
+        host.push_model("dense", &dense(seed, &[64, 1024, 2048, 10]));
+    }
+    host.apply(&tensors("dense", "dense@1"));
+    let request = Request::infer("dense", "x", &[1, 64], &[0.5; 64]);
+    let mut version = 1;
+    let mut swap = |times: usize| {
+        for _ in 0..times {
+            version = 3 - version;
+            host.apply(&tensors("dense", &format!("dense@{version}")));
+        }
+        // What was replaced is let go of within a second.
+        thread::sleep(Duration::from_millis(2500));
+    };
+    beside(&host, &request, |go_on| {
+        swap(FIRST);
+        let before = holds(&host);
+        swap(SWAPS);
+        go_on();
+        // Threads and mappings come and go by a few.
+        let room = [4, 4, 64, before[3] / 10];
+        let most: Vec<u64> = before.iter().zip(room).map(|(held, room)| held + room).collect();
+        until(&format!("no more than {most:?} is held, {before:?} before"), || {
+            holds(&host).iter().zip(&most).all(|(held, most)| held <= most)
+        });
+    });
+}
