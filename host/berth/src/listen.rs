@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::activity::{Activity, Noted, UnderWay};
@@ -48,25 +49,26 @@ pub(crate) async fn serve(
 ) {
     let most = bounds.connections.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
     let room = Arc::new(Semaphore::new(most));
-    // Dropped, they tell the connections to come to an end: waiting for one's own costs a connection
-    // nothing, where waiting for `stop` would take its lock at every turn.
-    let mut alive: Vec<oneshot::Sender<Infallible>> = Vec::new();
+    let mut alive: Vec<Alive> = Vec::new();
+    let mut ticks = interval(bounds.idle);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stopping = pin!(stop.wait_for(|stopped| *stopped));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            _ = ticks.tick() => {
+                alive.retain_mut(Alive::goes_on);
+                continue;
+            }
             _ = &mut stopping => break,
         };
         match accepted {
             Ok((stream, _)) => match Arc::clone(&room).try_acquire_owned() {
                 Ok(held) => {
-                    let (this, stop) = oneshot::channel();
                     if alive.len() == alive.capacity() {
-                        alive.retain(|connection| !connection.is_closed());
+                        alive.retain(|connection| !connection.task.is_finished());
                     }
-                    alive.push(this);
-                    let place = Place { _held: held, idle: bounds.idle, stop };
-                    tokio::spawn(connection(stream, app.clone(), place));
+                    alive.push(Alive::begin(stream, app.clone(), held));
                 }
                 // As much as fits without waiting: whoever floods the port is not waited for.
                 Err(_) => drop(stream.try_write(FULL)),
@@ -82,18 +84,48 @@ pub(crate) async fn serve(
     let _ = room.acquire_many(most as u32).await;
 }
 
-/// The place of one connection among all.
-struct Place {
-    _held: OwnedSemaphorePermit,
-    idle: Duration,
-    stop: oneshot::Receiver<Infallible>,
+/// A connection under way.
+struct Alive {
+    task: AbortHandle,
+    activity: Arc<Activity>,
+    /// What had moved when it was last looked at; more than ever does when it was not yet.
+    moved: u64,
+    /// Dropped, it tells the connection to come to an end: waiting for one's own costs a connection
+    /// nothing, where waiting for `stop` would take its lock at every turn.
+    _stop: oneshot::Sender<Infallible>,
+}
+
+impl Alive {
+    fn begin(stream: TcpStream, app: Router, held: OwnedSemaphorePermit) -> Self {
+        let (_stop, stop) = oneshot::channel();
+        let activity = Arc::new(Activity::default());
+        let task = tokio::spawn(connection(stream, app, Arc::clone(&activity), stop, held));
+        Self { task: task.abort_handle(), activity, moved: u64::MAX, _stop }
+    }
+
+    /// Ends the connection when nothing is under way and nothing has moved since this was last
+    /// asked; answers whether it goes on.
+    fn goes_on(&mut self) -> bool {
+        let now = self.activity.moved.load(Relaxed);
+        let rests = self.activity.under_way.load(Relaxed) == 0 && self.moved == now;
+        if rests {
+            self.task.abort();
+        }
+        self.moved = now;
+        !rests && !self.task.is_finished()
+    }
 }
 
 /// Serves one connection.
-async fn connection(stream: TcpStream, app: Router, mut place: Place) {
+async fn connection(
+    stream: TcpStream,
+    app: Router,
+    activity: Arc<Activity>,
+    mut stop: oneshot::Receiver<Infallible>,
+    _held: OwnedSemaphorePermit,
+) {
     // A connection that refuses works all the same.
     let _ = stream.set_nodelay(true);
-    let activity = Arc::new(Activity::default());
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         let under_way = UnderWay::begin(&activity);
         let answer = berth_api::answer(app.clone(), request.map(Body::new));
@@ -107,31 +139,15 @@ async fn connection(stream: TcpStream, app: Router, mut place: Place) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http2().max_concurrent_streams(STREAMS);
     let mut connection = pin!(builder.serve_connection(io, service));
-    let mut stopped = false;
-    let mut ticks = interval(place.idle);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks.tick().await;
-    let mut moved = 0;
-    loop {
-        tokio::select! {
-            biased;
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::trace!("a connection ended: {error}");
-                }
-                break;
-            }
-            _ = &mut place.stop, if !stopped => {
-                stopped = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            _ = ticks.tick() => {
-                let now = activity.moved.load(Relaxed);
-                if activity.under_way.load(Relaxed) == 0 && moved == now {
-                    break;
-                }
-                moved = now;
-            }
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        _ = &mut stop => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
         }
+    };
+    if let Err(error) = ended {
+        tracing::trace!("a connection ended: {error}");
     }
 }
