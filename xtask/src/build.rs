@@ -31,7 +31,9 @@ impl Build {
         say("building berth");
         // Of all default members, so that dependencies get the features that the tests need too and
         // are compiled once.
-        let binaries = ["--bin", "berth", "--bin", "bench-native", "--bin", "bench-stages"];
+        let binaries = ["berth", "bench-native", "bench-stages", "bench-alone"]
+            .map(|name| ["--bin", name])
+            .concat();
         run(cargo().args(["build", "--release"]).args(binaries), "building berth")?;
 
         let plugins = metadata.components("plugins");

@@ -45,7 +45,7 @@ impl Demo {
         say("starting a host on an empty data directory");
         let listen = host::address(self.listen, 8080)?;
         let admin = host::address(self.admin, 8081)?;
-        let host = Host::start(&metadata.binary(), &library, listen, admin)?;
+        let host = Host::start(&metadata.binary(), &library, [listen, admin], &[])?;
         println!("predictions at http://{listen}, administration at http://{admin}");
 
         push(&host, &metadata)?;

@@ -41,12 +41,13 @@ struct Running {
 }
 
 impl Host {
-    /// Starts `binary` with the ONNX Runtime of `library` and waits until it is ready.
+    /// Starts `binary` with the ONNX Runtime of `library`, on two addresses and with more options,
+    /// and waits until it is ready.
     pub(crate) fn start(
         binary: &Path,
         library: &Path,
-        listen: SocketAddr,
-        admin: SocketAddr,
+        [listen, admin]: [SocketAddr; 2],
+        options: &[&str],
     ) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("berth-")
@@ -56,6 +57,7 @@ impl Host {
         let mut command = Command::new(binary);
         command.arg("serve").args(["--listen", &listen.to_string(), "--admin", &admin.to_string()]);
         command.arg("--data").arg(folder.path().join("data")).arg("--onnxruntime").arg(library);
+        command.args(options);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // In a group of its own, so that an interrupt reaches this program alone, which then ends
         // the host in good order.

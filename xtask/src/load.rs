@@ -48,8 +48,8 @@ impl Load {
         let host = Host::start(
             &metadata.binary(),
             &library,
-            host::address(None, 0)?,
-            host::address(None, 0)?,
+            [host::address(None, 0)?, host::address(None, 0)?],
+            &[],
         )?;
         let scratch = tempfile::tempdir()?;
         let editions = prepare(&host, &metadata, scratch.path(), &pictures)?;

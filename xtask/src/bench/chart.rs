@@ -1,4 +1,4 @@
-//! Bar charts as SVG, readable on light and on dark ground.
+//! Charts as SVG, readable on light and on dark ground.
 
 use std::fmt::Write as _;
 
@@ -81,8 +81,46 @@ pub(crate) fn bars(title: &str, unit: &str, names: &[&str], groups: &[Group]) ->
         }
         y += 22.0;
     }
+    frame(title, width, y, &body)
+}
+
+/// A line through points from the left to the right, over a scale from zero.
+pub(crate) fn line(title: &str, unit: &str, points: &[(f64, f64)]) -> String {
+    let (left, top, across, down) = (60.0, 70.0, 620.0, 220.0);
+    let mut body = String::new();
+    text(&mut body, 10.0, 26.0, "title", title);
+    text(&mut body, 10.0, 46.0, "small", unit);
+    let largest = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).fold(0.0, f64::max);
+    let [step_x, step_y] = [step(largest(|point| point.0)), step(largest(|point| point.1))];
+    for tick in 0..=4 {
+        let part = f64::from(tick) / 4.0;
+        let y = top + down * (1.0 - part);
+        let _ = writeln!(
+            body,
+            r#"<line class="grid" x1="{left:.1}" y1="{y:.1}" x2="{:.1}" y2="{y:.1}"/>"#,
+            left + across
+        );
+        text(&mut body, left - 8.0, y + 4.0, "label", &number(step_y * f64::from(tick)));
+        let x = left + across * part;
+        text(&mut body, x, top + down + 16.0, "tick", &number(step_x * f64::from(tick)));
+    }
+    let place = |&(x, y): &(f64, f64)| {
+        let (x, y) = (x / (4.0 * step_x), y / (4.0 * step_y));
+        format!("{:.1},{:.1}", left + across * x, top + down * (1.0 - y))
+    };
+    let path: Vec<_> = points.iter().map(place).collect();
+    let _ = writeln!(
+        body,
+        r#"<polyline points="{}" fill="none" stroke="{}" stroke-width="2"/>"#,
+        path.join(" "),
+        COLOURS[0]
+    );
+    frame(title, left + across + 40.0, top + down + 34.0, &body)
+}
+
+fn frame(title: &str, width: f64, height: f64, body: &str) -> String {
     format!(
-        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0} {y:.0}" width="{width:.0}" height="{y:.0}" role="img" aria-label="{title}">
+        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0} {height:.0}" width="{width:.0}" height="{height:.0}" role="img" aria-label="{title}">
 <style>
 text {{ font: 12px system-ui, sans-serif; fill: #7d7d7d; }}
 .title {{ font-size: 16px; font-weight: 600; }}

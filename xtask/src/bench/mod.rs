@@ -4,10 +4,13 @@
 //! - [`jobs`], [`rivals`], [`compare`]: the same jobs by Berth, a native server and FastAPI
 //! - [`stages`]: where the time of a picture goes
 //! - [`endpoints`]: what endpoints cost that nobody asks
+//! - [`batching`]: requests that run as one, and a model beside ONNX Runtime alone
+//! - [`swaps`]: models that are replaced, and what others notice of it
 //! - [`overload`]: more requests than can be answered
 //! - [`process`]: CPU time and memory of a server
 //! - [`report`], [`chart`]: the page and its pictures
 
+mod batching;
 mod chart;
 mod compare;
 mod criterion;
@@ -18,9 +21,11 @@ mod process;
 mod report;
 mod rivals;
 mod stages;
+mod swaps;
 
 use anyhow::Result;
 
+use crate::bench::batching::Batching;
 use crate::bench::compare::Cell;
 use crate::bench::criterion::Measured;
 use crate::bench::endpoints::Endpoints;
@@ -28,6 +33,7 @@ use crate::bench::jobs::Job;
 use crate::bench::overload::Overload;
 use crate::bench::rivals::Parts;
 use crate::bench::stages::Stages;
+use crate::bench::swaps::Swaps;
 use crate::build;
 
 /// Measures Berth by itself and against other servers, and writes docs/performance.md.
@@ -50,6 +56,10 @@ enum Part {
     Stages,
     /// A thousand endpoints: requests to one of them, and memory
     Endpoints,
+    /// Requests that run as one, to each alone; ResNet-18, to ONNX Runtime alone
+    Batching,
+    /// A thousand swaps of a model of 45 MB: memory, and another endpoint's requests meanwhile
+    Swaps,
     /// Three times as many requests as can be answered
     Overload,
     /// What the host adds to a request, in parts
@@ -62,6 +72,8 @@ struct Results {
     cells: Vec<Cell>,
     stages: Vec<Stages>,
     endpoints: Option<Endpoints>,
+    batching: Option<Batching>,
+    swaps: Option<Swaps>,
     overload: Option<Overload>,
     parts: Vec<Measured>,
 }
@@ -76,6 +88,8 @@ impl Bench {
             cells: Vec::new(),
             stages: Vec::new(),
             endpoints: None,
+            batching: None,
+            swaps: None,
             overload: None,
             parts: Vec::new(),
         };
@@ -92,6 +106,12 @@ impl Bench {
         }
         if wants(Part::Endpoints) {
             results.endpoints = Some(endpoints::measure(&parts)?);
+        }
+        if wants(Part::Batching) {
+            results.batching = Some(batching::measure(&parts, &results.jobs)?);
+        }
+        if wants(Part::Swaps) {
+            results.swaps = Some(swaps::measure(&parts, &results.jobs)?);
         }
         if wants(Part::Overload) {
             results.overload = Some(overload::measure(&parts, &results.jobs[2])?);

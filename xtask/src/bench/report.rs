@@ -7,12 +7,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::bench::batching::Together;
 use crate::bench::chart::{self, Bar, Group};
 use crate::bench::compare::{Cell, ROUNDS, median, quantile};
 use crate::bench::criterion::Measured;
 use crate::bench::jobs::Job;
 use crate::bench::rivals::NAMES;
 use crate::bench::stages::{STAGES, Stages};
+use crate::bench::swaps::{self, Held, LOOK};
 use crate::bench::{Results, endpoints};
 use crate::table::Table;
 use crate::workspace::{root, say};
@@ -98,6 +100,44 @@ fn targets(results: &Results) -> Vec<Target> {
             "MiB",
         ));
     }
+    if let Some(batching) = &results.batching {
+        for (together, asked) in batching.together.iter().zip([0.95, 1.3]) {
+            let what = [
+                "digits, 32 connections, batching on, to off",
+                "a perceptron of 1024, 1024, 1024 and 10 units, the same",
+            ][usize::from(asked > 1.0)];
+            targets.push(Target::at_least(what, asked, median(&together.ratios)));
+        }
+        targets.push(Target::at_least(
+            "ResNet-18 through Berth, to ONNX Runtime alone",
+            0.95,
+            median(&batching.alone),
+        ));
+        if let Some(one) = batching.together.last() {
+            let added = (one.p50[0] - one.p50[1]) * 1e3;
+            targets.push(Target::at_most(
+                "latency that batching adds at 1 connection, median",
+                20.0,
+                added,
+                "µs",
+            ));
+        }
+    }
+    if let Some(swaps) = &results.swaps {
+        let (first, last) = swaps.ends();
+        targets.push(Target::at_most(
+            "resident memory after 1,000 swaps of 45 MB, to that after 20",
+            1.1,
+            last.resident / first.resident,
+            "times",
+        ));
+        targets.push(Target::at_most(
+            "p99 of another endpoint while a model loads, to quiet",
+            2.0,
+            median(&swaps.ratios),
+            "times",
+        ));
+    }
     if let Some(overload) = &results.overload {
         targets.push(Target::at_least(
             "goodput at 3 times capacity, to the peak",
@@ -175,6 +215,59 @@ pub(crate) fn tables(results: &Results) -> String {
         ]);
         let _ = writeln!(text, "## Many endpoints\n\n{table}");
     }
+    if let Some(batching) = &results.batching {
+        let mut table = Table::new(&[
+            "what",
+            "connections",
+            "requests/s, on",
+            "off",
+            "on to off",
+            "p50 ms, on",
+            "off",
+        ]);
+        for Together { what, connections, per_second, ratios, p50 } in &batching.together {
+            table.row([
+                (*what).to_owned(),
+                connections.to_string(),
+                figure(per_second[0]),
+                figure(per_second[1]),
+                spread(ratios),
+                format!("{:.3}", p50[0]),
+                format!("{:.3}", p50[1]),
+            ]);
+        }
+        let _ = writeln!(
+            text,
+            "## Batching\n\nRequests of one row each. Off is `max_batch = 1`. ResNet-18 through Berth, JSON \
+             included, answers {} times as many requests for each CPU-second as ONNX Runtime alone runs.\n\n{table}",
+            spread(&batching.alone)
+        );
+    }
+    if let Some(swaps) = &results.swaps {
+        let (first, last) = swaps.ends();
+        let mut table = Table::new(&["what", "after 20 swaps", "after 1,000"]);
+        let mib = |held: &Held| format!("{:.1} MiB", held.resident / MIB);
+        table.row(["resident memory".to_owned(), mib(first), mib(last)]);
+        type Count = fn(&Held) -> usize;
+        let counts: [(&str, Count); 3] = [
+            ("threads", |held| held.threads),
+            ("open files", |held| held.files),
+            ("mappings", |held| held.mappings),
+        ];
+        for (what, of) in counts {
+            table.row([what.to_owned(), of(first).to_string(), of(last).to_string()]);
+        }
+        let _ = writeln!(
+            text,
+            "## Swaps of a model of 45 MB under load\n\nWith `--bake 0`. While one loads, 99 % of the requests \
+             to another endpoint, which take {:.0} % of the machine, are answered within {:.2} ms; quiet, \
+             within {:.2} ms: {} times.\n\n{table}",
+            swaps::BUSY * 100.0,
+            swaps.p99[1],
+            swaps.p99[0],
+            spread(&swaps.ratios)
+        );
+    }
     if let Some(overload) = &results.overload {
         let mut table = Table::new(&["what", "figure"]);
         for (what, value, unit) in [
@@ -234,6 +327,14 @@ fn of_job(results: &Results, job: &str) -> Table {
         ]);
     }
     table
+}
+
+/// A median, and from where to where.
+fn spread(ratios: &[f64]) -> String {
+    let mut sorted = ratios.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let [least, middle, most] = [0.0, 0.5, 1.0].map(|q| quantile(&sorted, q));
+    format!("{middle:.3} ({least:.2} to {most:.2})")
 }
 
 /// A number with as many digits as it is good for.
@@ -342,6 +443,9 @@ fn charts(results: &Results) -> Vec<(&'static str, &'static str, String)> {
         Group { title: format!("{}: {}", job.name, job.title), bars: of_job.map(bar).collect() }
     };
     let stages: Vec<_> = results.jobs[1..].iter().map(stages).collect();
+    let looks = results.swaps.iter().flat_map(|swaps| &swaps.looks).enumerate();
+    let points: Vec<_> =
+        looks.map(|(at, held)| (((at + 1) * LOOK) as f64, held.resident / MIB)).collect();
     vec![
         (
             "performance-jobs",
@@ -351,6 +455,15 @@ fn charts(results: &Results) -> Vec<(&'static str, &'static str, String)> {
                 "requests per CPU-second, more is better; in parentheses the ratio to native",
                 &NAMES,
                 &groups,
+            ),
+        ),
+        (
+            "performance-swaps",
+            "Resident memory of the host over a thousand swaps of a model",
+            chart::line(
+                "Resident memory while a model of 45 MB is replaced under load",
+                "MiB after so many swaps",
+                &points,
             ),
         ),
         (

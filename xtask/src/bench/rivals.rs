@@ -58,8 +58,14 @@ impl Parts {
 
     /// Starts Berth with nothing in it.
     pub(crate) fn berth(&self) -> Result<Host> {
+        self.berth_with(&[])
+    }
+
+    /// The same with options of `berth serve`.
+    pub(crate) fn berth_with(&self, options: &[&str]) -> Result<Host> {
         let free = || host::address(None, 0);
-        Host::start(&self.built.metadata.binary(), &self.built.library, free()?, free()?)
+        let binary = self.built.metadata.binary();
+        Host::start(&binary, &self.built.library, [free()?, free()?], options)
     }
 
     fn native(&self, job: &Job) -> Result<Rival> {
@@ -106,6 +112,13 @@ pub(crate) fn push_model(host: &Host, name: &str, file: &Path) -> Result<()> {
 /// Pushes a plugin.
 pub(crate) fn push_plugin(host: &Host, name: &str, file: &Path) -> Result<()> {
     host.command(&["plugin", "push", name, &file.to_string_lossy()]).map(drop)
+}
+
+/// An endpoint file for a model without a processor, with more lines before its variant.
+pub(crate) fn tensors(name: &str, model: &str, lines: &str) -> String {
+    format!(
+        "name = \"{name}\"\n{lines}[[variants]]\nname = \"only\"\nmodels = {{ default = \"{model}\" }}\n"
+    )
 }
 
 /// Applies an endpoint file with this content.
