@@ -85,9 +85,12 @@ fn problems(case: &Case, library: &Outcome, http: &Outcome) -> Vec<(&'static str
         _ => false,
     };
     match case.beyond_protocol() {
-        // What ONNX Runtime refuses as well may be refused for its reasons.
+        // What Python's ONNX Runtime refuses is refused for the same reason.
         Some(name) if python && !named(library, name) => {
             problems.push(("through the crate", format!("{library:?} does not name {name}")));
+        }
+        Some(name) if !matches!(library, Outcome::Unsupported(_)) => {
+            problems.push(("through the crate", format!("{library:?}, with a {name}")));
         }
         None if python && !library.passed() => {
             problems.push(("through the crate", format!("{library:?}, and Python passes")));

@@ -10,6 +10,8 @@ use ort::logging::LogLevel;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::sys;
 
+use super::words::one_line;
+
 /// The variable that names the library.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 
@@ -189,7 +191,7 @@ fn inspect(path: &Path) -> Result<String, RuntimeError> {
 /// ONNX Runtime's own log. What it calls an error is returned to the caller as well, so a client
 /// that provokes one cannot fill the host's log.
 fn log(level: LogLevel, category: &str, _id: &str, place: &str, message: &str) {
-    let message = super::one_line(message);
+    let message = one_line(message);
     match level {
         LogLevel::Fatal => tracing::error!(target: "onnxruntime", category, place, "{message}"),
         LogLevel::Error | LogLevel::Warning => {

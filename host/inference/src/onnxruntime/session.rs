@@ -10,12 +10,13 @@ use berth_tensor::{Tensor, TensorType};
 use ort::AsPointer;
 use ort::session::{RunOptions, builder::GraphOptimizationLevel};
 use ort::sys;
-use ort::value::{Outlet, ValueType};
+use ort::value::{Outlet, TensorElementType, ValueType};
 use smallvec::smallvec;
 
+use super::check;
 use super::library::Library;
 use super::value::{self, Lent, Value};
-use super::{check, one_line};
+use super::words::one_line;
 use crate::model::Few;
 
 /// Why a model cannot be opened. Every message names the model and its file.
@@ -137,7 +138,7 @@ impl Session {
             let checked = |(index, outlet): (usize, &Outlet)| {
                 // `ort` calls both kinds of tensors the same.
                 if is_sparse(&session, port, index) {
-                    return Err(port_type(outlet, format!("sparse {}", outlet.dtype())));
+                    return Err(port_type(outlet, format!("sparse {}", type_name(outlet.dtype()))));
                 }
                 tensor_type(outlet).ok_or_else(|| port_type(outlet, type_name(outlet.dtype())))
             };
@@ -323,11 +324,18 @@ fn leading(session: &ort::session::Session) -> Result<(), String> {
     shared.map(drop).ok_or_else(|| "it has no inputs".to_owned())
 }
 
-/// A type in ONNX's words where they are short, such as `FLOAT8E4M3FN`, else in those of `ort`.
+/// A type for people, such as `FLOAT8E4M3FN` or `sequence of FP32`.
 fn type_name(ty: &ValueType) -> String {
+    // What the protocol has no name for goes by ONNX's, which `ort` writes in other letters.
+    let element = |ty: TensorElementType| match value::datatype(ty) {
+        Some(datatype) => datatype.to_string(),
+        None => format!("{ty:?}").to_uppercase(),
+    };
     match ty {
-        ValueType::Tensor { ty, .. } => format!("{ty:?}").to_uppercase(),
-        other => other.to_string(),
+        ValueType::Tensor { ty, .. } => element(*ty),
+        ValueType::Sequence(ty) => format!("sequence of {}", type_name(ty)),
+        ValueType::Optional(ty) => format!("optional {}", type_name(ty)),
+        ValueType::Map { key, value } => format!("map of {} to {}", element(*key), element(*value)),
     }
 }
 
