@@ -173,7 +173,8 @@ fn through_http(cases: &Cases, said: impl Fn(&str)) -> Vec<Outcome> {
         let variants: Vec<_> = part
             .iter()
             .map(|(index, version)| {
-                json!({ "name": format!("v{index}"), "models": { "default": format!("cases-{}@{version}", index / VARIANTS) } })
+                let model = format!("cases-{}@{version}", index / VARIANTS);
+                json!({ "name": format!("v{index}"), "models": { "default": model } })
             })
             .collect();
         let weights = json!({ variants[0]["name"].as_str().unwrap(): 1 });

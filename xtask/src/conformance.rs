@@ -17,7 +17,7 @@ use crate::workspace::{Metadata, cargo, root, run as run_command, say};
 const SCRIPT: &str = "tests/conformance/cases.py";
 const REQUIREMENTS: &str = "tests/conformance/requirements.txt";
 
-/// What the test of this name leaves in the folder of the cases.
+/// The test that runs the cases and leaves `results.json` beside them.
 const TEST: &str = "conformance::what_passes_in_python_passes_here";
 
 #[derive(Deserialize)]
