@@ -206,13 +206,18 @@ fn a_routers_trap_is_logged_whole_once() {
     let host = host();
     host.push("plugin", "router-faults", &guest("router-faults"));
     let digest = host.digest("router-faults");
-    // The code is the same, whichever endpoint it fails in.
-    for (endpoint, wholes) in [("one", 1), ("another", 0)] {
-        host.apply(&routed(endpoint, "router-faults@1", "mode = \"trap\""));
+    // The next revision of an endpoint has nothing new to tell.
+    for (endpoint, attribute, wholes) in [("one", "", 1), ("other", "", 1), ("one", "fault", 0)] {
+        let config = match attribute {
+            "" => "mode = \"trap\"".to_owned(),
+            name => format!("mode = \"trap\", attribute = {name:?}"),
+        };
+        host.apply(&routed(endpoint, "router-faults@1", &config));
         let before = host.log().len();
         let mut connection = host.connect();
         for _ in 0..20 {
-            assert_eq!(connection.send(&ask(endpoint)).unwrap().variant(), "first");
+            let request = ask(endpoint).header("x-fault", "yes");
+            assert_eq!(connection.send(&request).unwrap().variant(), "first");
         }
         let mut entries = host.entries(before);
         entries.retain(|entry| entry.contains("the last shares serve"));

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,27 +16,27 @@ use crate::documents::Pinned;
 /// that it cannot hide them behind words of its own.
 const LINES: u32 = 100;
 
-/// Places of traps that are remembered, over all plugins.
+/// Places of traps that are remembered, over all variants.
 const PLACES: usize = 1024;
 
-/// Where plugins have trapped: for each plugin and place, the entry of the log that has it whole, and
-/// how often it came about since.
+/// Where plugins have trapped: for each plugin, variant and place, the entry of the log that has it
+/// whole, and how often it came about since. Revisions come and go, this stays.
 #[derive(Default)]
-pub(crate) struct Places(Mutex<HashMap<(Digest, u64), (String, u64)>>);
+pub(crate) struct Places(Mutex<HashMap<u64, (String, u64)>>);
 
 impl Places {
     /// Notes a trap that the log has as `entry`. Not the first at its place, it answers the first
     /// one's entry and how many there were since.
-    fn note(&self, plugin: Digest, place: u64, entry: &str) -> Option<(String, u64)> {
+    fn note(&self, place: u64, entry: &str) -> Option<(String, u64)> {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((first, times)) = places.get_mut(&(plugin, place)) {
+        if let Some((first, times)) = places.get_mut(&place) {
             *times += 1;
             return Some((first.clone(), *times));
         }
         if places.len() >= PLACES {
             places.clear();
         }
-        places.insert((plugin, place), (entry.to_owned(), 0));
+        places.insert(place, (entry.to_owned(), 0));
         None
     }
 }
@@ -165,7 +166,9 @@ impl VariantSink {
     /// and last words in the first; one at the same place then has a line that refers to `entry`.
     fn told(&self, error: &dyn Display, trap: Option<&Trap>, entry: &str) -> (String, bool) {
         let Some(trap) = trap else { return (error.to_string(), false) };
-        match self.places.note(self.digest, trap.place(), entry) {
+        let mut place = DefaultHasher::new();
+        (self.digest.as_bytes(), &self.endpoint, &self.variant, trap.place()).hash(&mut place);
+        match self.places.note(place.finish(), entry) {
             None => (error.to_string(), true),
             Some((first, times)) => {
                 let (kind, cause) = (trap.kind, &trap.cause);
