@@ -119,7 +119,7 @@ impl Host {
         let call = Call {
             request: Arc::new(request),
             bindings: Arc::clone(&self.bindings),
-            deadline: Instant::now() + Duration::from_secs(5),
+            deadline: Instant::now() + Duration::from_secs(600),
         };
         let before = HELD.load(Ordering::Relaxed);
         PEAK.store(before, Ordering::Relaxed);

@@ -47,7 +47,7 @@ impl Fuzz {
                 say(format!("fuzzing {target} for {} s", self.seconds));
                 fuzz.args(["fuzz", "run", "--sanitizer", "none", &target, "--"]);
                 fuzz.arg(format!("-max_total_time={}", self.seconds));
-                fuzz.args(["-timeout=20", "-print_final_stats=1"]);
+                fuzz.args(["-timeout=60", "-print_final_stats=1"]);
             }
             fuzz.envs(built.variables());
             run(&mut fuzz, &format!("cargo fuzz of {target}"))?;
