@@ -2,6 +2,7 @@
 //!
 //! - [`accuracy`]: pictures through the whole path
 //! - [`answers`]: the headers of every answer
+//! - [`batching`]: requests for one model that run as one
 //! - [`command_line`]: the verbs, their output and their exit codes
 //! - [`conformance`]: the ONNX project's tests, beside Python's onnxruntime
 //! - [`connections`]: too many of them, idle ones, slow ones
@@ -28,6 +29,7 @@
 
 mod accuracy;
 mod answers;
+mod batching;
 mod command_line;
 mod conformance;
 mod connections;

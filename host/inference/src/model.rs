@@ -166,10 +166,10 @@ impl Opened {
         &self.batching
     }
 
-    /// The runs of several requests so far, and those requests.
-    pub fn counts(&self) -> (u64, u64) {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        (count(&self.runs), count(&self.requests))
+    /// The runs of several requests since this was last asked, and those requests.
+    pub fn take_counts(&self) -> (u64, u64) {
+        let take = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
+        (take(&self.runs), take(&self.requests))
     }
 
     /// An estimate of the memory that it holds while it is open, in bytes: the size of its file.

@@ -12,6 +12,8 @@ const ERRORS: &str = "berth_request_errors_total";
 const LATENCY: &str = "berth_request_duration_seconds";
 const POLICY_FAILURES: &str = "berth_policy_failures_total";
 const REFUSED: &str = "berth_requests_refused_total";
+const BATCHES: &str = "berth_model_batches_total";
+const BATCHED: &str = "berth_model_batched_requests_total";
 const RESIDENT: &str = "berth_model_resident_bytes";
 
 pub(crate) fn describe() {
@@ -23,6 +25,8 @@ pub(crate) fn describe() {
         "Decisions for which the shares of the last evaluation stood in, by reason."
     );
     describe_counter!(REFUSED, "Requests refused at once because too many were under way.");
+    describe_counter!(BATCHES, "Runs of a model that answered several requests at once.");
+    describe_counter!(BATCHED, "Requests that those runs answered.");
     describe_gauge!(RESIDENT, Unit::Bytes, "Models that live revisions keep open.");
 }
 
@@ -74,6 +78,13 @@ pub fn policy_failed(endpoint: &str, policy: &str, reason: &'static str) {
 /// A request was refused before a variant was chosen, because too many were under way.
 pub fn refused(endpoint: &str) {
     counter!(REFUSED, &[("endpoint", endpoint.to_owned())]).increment(1);
+}
+
+/// So many runs of `model`, such as `digits@2`, have answered so many requests together.
+pub fn ran_together(model: &str, runs: u64, requests: u64) {
+    let labels = [("model", model.to_owned())];
+    counter!(BATCHES, &labels).increment(runs);
+    counter!(BATCHED, &labels).increment(requests);
 }
 
 /// Live revisions keep `model`, such as `digits@2`, open: `bytes` is 0 once none does.

@@ -8,6 +8,6 @@ pub mod endpoint;
 pub mod exporter;
 pub mod plugin;
 
-pub use endpoint::{EndpointMetrics, policy_failed, refused, resident_model_bytes};
+pub use endpoint::{EndpointMetrics, policy_failed, ran_together, refused, resident_model_bytes};
 pub use exporter::{Exporter, ExporterError};
 pub use plugin::{PluginMetrics, ProcessorMetrics, compiled};

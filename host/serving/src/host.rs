@@ -174,6 +174,12 @@ impl Host {
             }
             expired
         };
+        for bound in self.snapshot.load().live.values().flat_map(|live| live.bound()) {
+            match bound.model.take_counts() {
+                (0, _) => {}
+                (runs, requests) => berth_monitor::ran_together(&bound.name, runs, requests),
+            }
+        }
         let admission = &self.workshop.admission;
         let idle = admission.requests.available_permits() == self.options.max_requests;
         let sweeps = self.sweeps.fetch_add(1, Ordering::Relaxed);
