@@ -91,7 +91,7 @@ fn input(scan: &mut Scanner<'_>, index: usize, wrong: &mut Option<String>) -> Sc
 fn tensor<'a>(scan: &mut Scanner<'a>, name: &mut Option<Cow<'a, str>>) -> Scanned<Tensor> {
     let (mut shape, mut datatype, mut value) = (None, None, None);
     let mut parameters = None;
-    // Data that comes before its shape or datatype is read again once they are known.
+    // Data that comes before its shape or datatype is read once they are known.
     let mut data_ahead: Option<Scanner<'a>> = None;
     scan.object("it", |scan, key| match &*key {
         "name" => once(name, "name", text(scan, "\"name\"")?),
@@ -110,7 +110,7 @@ fn tensor<'a>(scan: &mut Scanner<'a>, name: &mut Option<Cow<'a, str>>) -> Scanne
             (_, dimensions) => {
                 shape = dimensions;
                 data_ahead = Some(scan.clone());
-                scan.skip()
+                scan.pass_over()
             }
         },
         _ => scan.skip(),

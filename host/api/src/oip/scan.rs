@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use memchr::{memchr2, memchr3};
+
 /// Arrays and objects inside one another, at most.
 const DEPTH: u32 = 100;
 
@@ -270,6 +272,40 @@ impl<'a> Scanner<'a> {
             Kind::Null if self.null() => Ok(()),
             Kind::Null => Err(self.wrong("expected a value")),
         }
+    }
+
+    /// Passes over an array without looking at what is in it, for whoever reads it later; any other
+    /// value is read and dropped.
+    pub(super) fn pass_over(&mut self) -> Scanned<()> {
+        if self.kind()? != Kind::Array {
+            return self.skip();
+        }
+        let bytes = self.text.as_bytes();
+        let rest = |at: usize| bytes.get(at..).unwrap_or_default();
+        let (mut at, mut inside) = (self.at, 0usize);
+        loop {
+            let Some(found) = memchr3(b'[', b']', b'"', rest(at)) else {
+                return Err(self.wrong("this array does not end"));
+            };
+            at += found + 1;
+            match bytes[at - 1] {
+                b'[' => inside += 1,
+                b']' if inside == 1 => break,
+                b']' => inside -= 1,
+                _ => {
+                    while let Some(found) = memchr2(b'"', b'\\', rest(at)) {
+                        at += found + 1;
+                        if bytes[at - 1] == b'"' {
+                            break;
+                        }
+                        // What is escaped.
+                        at += 1;
+                    }
+                }
+            }
+        }
+        self.at = at;
+        Ok(())
     }
 
     /// Refuses anything but white space up to the end.

@@ -1,7 +1,7 @@
 //! ONNX Runtime without a server around it.
 //!
-//! `bench-alone MODEL SECONDS` runs the model on one row of its input, again and again on every
-//! core for so long, and prints the runs for each second that the process has spent on a core.
+//! `bench-alone MODEL SECONDS` runs the model on one row of its input, again and again for so long,
+//! and prints the runs for each second that the process has spent on a core.
 //! `ORT_DYLIB_PATH` names ONNX Runtime.
 
 #![expect(clippy::print_stdout, reason = "it prints what it has measured")]
@@ -19,41 +19,22 @@ fn main() -> anyhow::Result<()> {
     let shape: Vec<i64> = model.input.1.iter().map(|&size| size.max(1)).collect();
     let values = vec![0.5; shape.iter().product::<i64>() as usize];
     let once = || model.run(&shape, &values, |_, _| ());
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let work = || -> ort::Result<u64> {
-        // The first opens the thread's session.
+    // The first opens the session.
+    once()?;
+    let (begin, before, mut runs) = (Instant::now(), worked()?, 0);
+    while begin.elapsed() < time {
         once()?;
-        let (begin, mut runs) = (Instant::now(), 0);
-        while begin.elapsed() < time {
-            once()?;
-            runs += 1;
-        }
-        Ok(runs)
-    };
-    let worked = || -> anyhow::Result<f64> {
-        let stat = std::fs::read_to_string("/proc/thread-self/stat")?;
-        // After the name, in parentheses, the 12th and 13th are ticks of a hundredth of a second.
-        let (_, rest) = stat.rsplit_once(')').context("/proc is not as expected")?;
-        let ticks = rest.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
-        Ok(ticks.sum::<Result<f64, _>>()? / 100.0)
-    };
-    let thread = || -> anyhow::Result<(u64, f64)> {
-        once()?;
-        let before = worked()?;
-        let runs = work()? + 1;
-        Ok((runs, worked()? - before))
-    };
-    let (mut runs, mut seconds) = (0, 0.0);
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(thread)).collect();
-        for thread in threads {
-            let Ok(done) = thread.join() else { bail!("a thread panicked") };
-            let (more, took) = done?;
-            runs += more;
-            seconds += took;
-        }
-        Ok(())
-    })?;
-    println!("{}", runs as f64 / seconds);
+        runs += 1;
+    }
+    println!("{}", f64::from(runs) / (worked()? - before));
     Ok(())
+}
+
+/// Seconds that this process has spent on a core.
+fn worked() -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // After the name, in parentheses, the 12th and 13th are ticks of a hundredth of a second.
+    let (_, rest) = stat.rsplit_once(')').context("/proc is not as expected")?;
+    let ticks = rest.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
+    Ok(ticks.sum::<Result<f64, _>>()? / 100.0)
 }

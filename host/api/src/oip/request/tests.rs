@@ -53,6 +53,12 @@ fn every_datatype_with_a_json_form() {
         "[0.1, -0, 1e-50, 3.4028235e38, 16777217]",
         Ok(&floats(&[0.1, -0.0, 0.0, f32::MAX, 16777216.0])),
     );
+    check(
+        "BYTES",
+        "[4]",
+        r#"["][", "\"]\\", "[\\\\", ""]"#,
+        Ok(b"\x02\0\0\0][\x03\0\0\0\"]\\\x03\0\0\0[\\\\\0\0\0\0"),
+    );
     // Halfway between two values when first rounded to double precision, but not in truth.
     check("FP32", "[1]", "[1.00000005960464477540]", Ok(&floats(&[1.000_000_1])));
     check(
