@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use berth_inference::{BatchOptions, Runtime, RuntimeOptions};
+use berth_inference::{ModelOptions, Runtime, RuntimeOptions};
 use berth_plugin::{
     Bindings, Body, BoundModel, Call, CompileLimits, EngineOptions, Engines, Processor,
     ProcessorLimits, Reply, Request, Sink, Usage,
@@ -93,7 +93,7 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
     let file = folder.path().join("adder.onnx");
     std::fs::write(&file, berth_onnx::small::adder(1.0)).expect("the model is written");
     let runtime = Runtime::load(None, RuntimeOptions { each: 1 }).expect("ONNX Runtime loads");
-    let opened = runtime.open("adder@1", &file, BatchOptions::default());
+    let opened = runtime.open("adder@1", &file, &ModelOptions::default());
     let model = opened.expect("the model opens").in_lane(&runtime.lane());
     let bound = BoundModel { role: "default".into(), name: "adder@1".into(), model };
     let bindings = Bindings { models: vec![bound], assets: Vec::new(), sink: Arc::new(Bounded) };

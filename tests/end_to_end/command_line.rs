@@ -37,6 +37,7 @@ fn versions_are_numbered_and_kept() {
     assert_eq!(listed[1]["digest"], listed[2]["digest"]);
     let input = json!([{"name": "input", "datatype": "FP32", "shape": [-1, 64]}]);
     assert_eq!(listed[0]["inputs"], input);
+    assert_eq!(listed[0]["symbols"], json!({"input": ["batch", ""], "scores": ["batch", ""]}));
     assert_eq!(host.json(&["model", "show", "digits"]).as_array().unwrap().len(), 2);
     let table = host.ok(&["model", "show", "digits"]);
     let rows: Vec<&str> = table.lines().collect();
@@ -47,7 +48,7 @@ fn versions_are_numbered_and_kept() {
             && rows.contains(&"producer    berth-example"),
         "{table}"
     );
-    assert!(rows[1].contains("input FP32[-1,64]"), "{table}");
+    assert!(rows[1].contains("input FP32[batch,64]"), "{table}");
 
     assert_eq!(host.push("plugin", "weighted", &plugin("weighted")), 1);
     let build = host.file("build.wasm", another_build(&plugin("weighted"), 1));

@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use berth_inference::{BatchOptions, OpenError, Runtime, RuntimeOptions};
+use berth_inference::{ModelOptions, OpenError, Runtime, RuntimeOptions};
 use serde::Serialize;
 use serde_json::json;
 
@@ -114,7 +114,7 @@ fn through_library(cases: &Cases, runtime: &Runtime) -> Vec<Outcome> {
     let waiting = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let lane = runtime.lane();
     let outcome = |case: &Case| {
-        let opened = runtime.open(&case.name, &cases.model(case), BatchOptions::default());
+        let opened = runtime.open(&case.name, &cases.model(case), &ModelOptions::default());
         let model = match opened {
             Ok(opened) => opened.in_lane(&lane),
             Err(OpenError::PortType { port, found, .. }) => {

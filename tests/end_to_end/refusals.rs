@@ -87,6 +87,7 @@ fn endpoint_files_that_do_not_fit_are_refused() {
         good.replace(from, to)
     };
     let config = |config: &str| with(DIGITS_CONFIG, config);
+    let providers = |providers: &str| format!("models.digits.providers = {providers}\n{good}");
     let two = |routing: &str| {
         format!("name = \"digits\"\n{routing}\n{}{}", bare("a", "digits@1"), bare("b", "digits@2"))
     };
@@ -241,6 +242,27 @@ fn endpoint_files_that_do_not_fit_are_refused() {
             files::tensors("digits", "digits@1")
                 .replace("default =", "a = \"digits@1\", default ="),
             "variants.main.models: without a processor there is exactly one model",
+        ),
+        (
+            "an unknown provider",
+            providers("[\"npu\"]"),
+            "models.digits.providers: there is no provider \"npu\", only cuda, cpu",
+        ),
+        (
+            "a provider behind the CPU",
+            providers("[\"cpu\", \"cuda\"]"),
+            "models.digits.providers: cpu has all operators",
+        ),
+        (
+            "an unknown option of a provider",
+            providers("[{ cuda = { user_compute_stream = \"1\" } }]"),
+            "models.digits.providers: cuda has no option \"user_compute_stream\"; it has ",
+        ),
+        ("no provider", providers("[{ cuda = 1 }]"), "is no provider: write \"NAME\" or "),
+        (
+            "a provider that ONNX Runtime was built without",
+            providers("[{ cuda = { device_id = 0, use_tf32 = false } }, \"cpu\"]"),
+            "model digits@2: the provider cuda of ONNX Runtime ",
         ),
     ] {
         host.apply_refused(name, &file, part);

@@ -143,11 +143,12 @@ impl Serve {
         let data_listener = bind(self.listen, "--listen").await?;
         let admin_listener = bind(self.admin, "--admin").await?;
         say(&format!(
-            "berth {} serves on http://{}, admin on http://{}\nONNX Runtime {} from {}; {cores} cores, {instances} instances{}",
+            "berth {} serves on http://{}, admin on http://{}\nONNX Runtime {} with {} from {}; {cores} cores, {instances} instances{}",
             env!("CARGO_PKG_VERSION"),
             data_listener.local_addr()?,
             admin_listener.local_addr()?,
             inference.version(),
+            inference.providers(),
             inference.library().display(),
             if engines.pooled() { ", pooled" } else { ", made on demand" },
         ));

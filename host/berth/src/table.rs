@@ -63,12 +63,22 @@ pub(crate) fn time(value: &Value) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// Inputs or outputs in a line: `scores FP32[-1,10]`.
-pub(crate) fn types(value: &Value) -> String {
+/// Inputs or outputs in a line: `scores FP32[batch,10]`, with -1 for what varies and has no name.
+pub(crate) fn types(value: &Value, symbols: &Value) -> String {
+    let shape = |ty: &Value| {
+        let name =
+            |at: usize| symbols[cell(&ty["name"])][at].as_str().filter(|symbol| !symbol.is_empty());
+        let sizes = ty["shape"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let shown = sizes
+            .iter()
+            .enumerate()
+            .map(|(at, size)| name(at).map_or_else(|| size.to_string(), str::to_owned));
+        shown.collect::<Vec<_>>().join(",")
+    };
     let all = value.as_array().map(Vec::as_slice).unwrap_or_default();
     let shown = all
         .iter()
-        .map(|ty| format!("{} {}{}", cell(&ty["name"]), cell(&ty["datatype"]), ty["shape"]));
+        .map(|ty| format!("{} {}[{}]", cell(&ty["name"]), cell(&ty["datatype"]), shape(ty)));
     shown.collect::<Vec<_>>().join(", ")
 }
 

@@ -32,7 +32,7 @@ impl Kind for ModelKind {
     const PATH: &str = "/v1/models";
     const COLUMNS: &'static [&'static str] = &["INPUTS", "OUTPUTS"];
     fn cells(version: &Value) -> Vec<String> {
-        vec![types(&version["inputs"]), types(&version["outputs"])]
+        ["inputs", "outputs"].map(|key| types(&version[key], &version["symbols"])).into()
     }
     fn details(version: &Value) -> Vec<(String, String)> {
         let pair = |pair: &Value| (cell(&pair[0]), cell(&pair[1]));

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use berth_inference::{BatchOptions, Runtime, RuntimeOptions};
+use berth_inference::{ModelOptions, Runtime, RuntimeOptions};
 use berth_tensor::{DataType, NamedTensor, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -16,7 +16,7 @@ fn through_host(criterion: &mut Criterion) {
     let runtime = Runtime::load(None, RuntimeOptions::default()).unwrap();
     let threads = tokio::runtime::Builder::new_multi_thread().build().unwrap();
     let model = runtime
-        .open("perceptron@1", &file, BatchOptions::default())
+        .open("perceptron@1", &file, &ModelOptions::default())
         .unwrap()
         .in_lane(&runtime.lane());
     let tensor = Tensor::new(DataType::Fp32, vec![1, 64], vec![0; 256]).unwrap();

@@ -10,8 +10,8 @@
 //! - `pace`: how long a model takes, and so whether a run stays on its caller's thread
 //! - [`onnxruntime`]: everything that touches ONNX Runtime, and the only code that does
 //!
-//! A model is one session, whatever the number of callers: ONNX Runtime's CPU provider runs one
-//! session on many threads at once, so weights are in memory once and no caller waits for another.
+//! A model is one session, whatever the number of callers: ONNX Runtime runs one session on many
+//! threads at once, so weights are in memory once and no caller waits for another.
 
 mod batch;
 mod deadline;
@@ -23,7 +23,7 @@ pub mod probe;
 pub mod runtime;
 
 pub use executor::Lane;
-pub use model::{BatchOptions, InferenceError, Model, Opened};
-pub use onnxruntime::{OpenError, RuntimeError};
+pub use model::{BatchOptions, InferenceError, Model, ModelOptions, Opened};
+pub use onnxruntime::{OpenError, Providers, RuntimeError};
 pub use probe::Batching;
 pub use runtime::{Runtime, RuntimeOptions};

@@ -1,6 +1,6 @@
 //! What a model takes and answers, and one inference on it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use crate::batch::Entry;
 use crate::deadline::{Answer, Ticket};
 use crate::executor::Lane;
+use crate::onnxruntime::Providers;
 use crate::onnxruntime::session::{Session, Stop};
 use crate::pace::Pace;
 use crate::probe::{self, Batching};
@@ -95,6 +96,15 @@ impl Default for BatchOptions {
     }
 }
 
+/// How a model is opened and run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ModelOptions {
+    /// How its inferences are queued and run together.
+    pub batch: BatchOptions,
+    /// What runs its operators.
+    pub providers: Providers,
+}
+
 /// What is asked of a session, by index.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -159,6 +169,12 @@ impl Opened {
     /// What the model's file says of itself: operator set, producer, its own metadata.
     pub fn properties(&self) -> &[(String, String)] {
         &self.session.properties
+    }
+
+    /// The names of dimensions that vary, by input or output: one for each dimension, empty where it
+    /// is fixed or has no name. Those without any such name are left out.
+    pub fn symbols(&self) -> &BTreeMap<String, Vec<String>> {
+        &self.session.symbols
     }
 
     /// Whether requests may run together, and why not where they may not.

@@ -6,10 +6,10 @@ use std::thread::available_parallelism;
 
 use crate::deadline::Deadlines;
 use crate::executor::{Executor, Lane};
-use crate::model::{BatchOptions, Opened};
+use crate::model::{ModelOptions, Opened};
 use crate::onnxruntime::library::Library;
 use crate::onnxruntime::session::Session;
-use crate::onnxruntime::{OpenError, RuntimeError};
+use crate::onnxruntime::{OpenError, RuntimeError, providers};
 
 /// How much a runtime takes on at once.
 #[derive(Clone, Debug)]
@@ -68,6 +68,11 @@ impl Runtime {
         &self.library.path
     }
 
+    /// The execution providers that it was built with, such as `cuda, cpu`.
+    pub fn providers(&self) -> String {
+        providers::built_with()
+    }
+
     /// Does what must not slow down what serves, such as opening a model: on a thread of its own
     /// that the system prefers any other to, and one at a time. Blocks until it is done.
     pub fn aside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
@@ -89,11 +94,11 @@ impl Runtime {
         &self,
         name: &str,
         file: &Path,
-        options: BatchOptions,
+        options: &ModelOptions,
     ) -> Result<Arc<Opened>, OpenError> {
-        let session = Session::open(&self.library, name, file)?;
+        let session = Session::open(&self.library, name, file, &options.providers)?;
         let bytes = std::fs::metadata(file).map_or(0, |metadata| metadata.len());
-        Ok(Arc::new(Opened::new(name, session, options, bytes, Arc::clone(&self.lanes))))
+        Ok(Arc::new(Opened::new(name, session, options.batch, bytes, Arc::clone(&self.lanes))))
     }
 
     /// A new lane: whoever runs models through it has a fair share of the threads.

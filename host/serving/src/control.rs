@@ -57,6 +57,7 @@ impl Host {
                 pushed_ms: catalog::now_ms(),
                 inputs: model.inputs().to_vec(),
                 outputs: model.outputs().to_vec(),
+                symbols: model.symbols().clone(),
                 properties: model.properties().to_vec(),
                 batching: model.batching().to_string(),
             };

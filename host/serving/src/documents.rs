@@ -33,6 +33,10 @@ pub struct ModelVersion {
     pub inputs: Vec<TensorType>,
     /// What it answers.
     pub outputs: Vec<TensorType>,
+    /// The names of dimensions that vary, by input or output: one for each dimension, empty where it
+    /// is fixed or has no name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub symbols: BTreeMap<String, Vec<String>>,
     /// What the file says of itself.
     pub properties: Vec<(String, String)>,
     /// Whether requests for it run together, or why not, as it was found when it was pushed.

@@ -1,6 +1,7 @@
 //! Revisions and the way of a request through them.
 //!
 //! - [`spec`]: the endpoint file
+//! - [`provider`]: an execution provider as that file names it
 //! - [`documents`]: what the store keeps
 //! - [`catalog`]: models and plugins and their versions
 //! - [`prepare`]: from a revision's document to one that answers
@@ -19,6 +20,7 @@ pub mod error;
 pub mod host;
 pub mod live;
 pub mod prepare;
+pub mod provider;
 mod resolve;
 mod sink;
 pub mod spec;
@@ -28,4 +30,5 @@ pub use control::Applied;
 pub use error::{ControlError, RequestError};
 pub use host::{Host, HostOptions};
 pub use live::{Incoming, LiveRevision, Metadata, Outcome, PredictionId};
+pub use provider::ProviderSpec;
 pub use spec::{AttributeSource, EndpointSpec, ModelSpec, PolicySpec, VariantSpec};

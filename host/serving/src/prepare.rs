@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use berth_inference::{BatchOptions, Batching, Lane, Opened, Runtime};
+use berth_inference::{Batching, Lane, ModelOptions, Opened, Runtime};
 use berth_monitor::EndpointMetrics;
 use berth_plugin::engine::Engines;
 use berth_plugin::observing::Arm;
@@ -39,7 +39,7 @@ pub(crate) struct Workshop {
     pub(crate) admission: Arc<Admission>,
     /// Instances that one endpoint may hold at once.
     pub(crate) instances_each: usize,
-    models: Shared<(Digest, BatchOptions), Opened>,
+    models: Shared<(Digest, ModelOptions), Opened>,
     components: Shared<Digest, Compiled>,
     assets: Shared<Digest, Asset>,
     /// Each endpoint's part of what all share.
@@ -100,9 +100,9 @@ impl Workshop {
         &self,
         name: &str,
         digest: Digest,
-        options: BatchOptions,
+        options: &ModelOptions,
     ) -> Result<Arc<Opened>, ControlError> {
-        self.models.get_or_make((digest, options), || {
+        self.models.get_or_make((digest, options.clone()), || {
             self.runtime.aside(|| self.store.blob_verify(&digest))?;
             self.open(name, &self.store.blob_path(&digest), options)
         })
@@ -114,15 +114,16 @@ impl Workshop {
         name: &str,
         blob: &SealedBlob,
     ) -> Result<Arc<Opened>, ControlError> {
-        let options = BatchOptions::default();
-        self.models.get_or_make((blob.digest(), options), || self.open(name, &blob.path(), options))
+        let options = ModelOptions::default();
+        let open = || self.open(name, &blob.path(), &options);
+        self.models.get_or_make((blob.digest(), options.clone()), open)
     }
 
     fn open(
         &self,
         name: &str,
         file: &Path,
-        options: BatchOptions,
+        options: &ModelOptions,
     ) -> Result<Arc<Opened>, ControlError> {
         let opened = self.runtime.aside(|| self.runtime.open(name, file, options));
         opened.map_err(|source| Box::new(source).into())
@@ -228,7 +229,7 @@ impl Workshop {
             let models = pinned.models.iter().map(|(role, model)| {
                 let (role, name) = (role.clone(), model.to_string());
                 let spec = specs.get(&model.name).cloned().unwrap_or_default();
-                let opened = workshop.model(&name, model.digest, spec.options())?;
+                let opened = workshop.model(&name, model.digest, &spec.options(&model.name)?)?;
                 if let (Some(2..), Batching::Alone { why, .. }) =
                     (spec.max_batch, opened.batching())
                 {

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use berth_inference::BatchOptions;
+use berth_inference::{BatchOptions, ModelOptions, Providers};
 use berth_plugin::ProcessorLimits;
 use berth_plugin::inspect::WantedLimits;
 use berth_tensor::{Digest, Name, Reference};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use crate::provider::ProviderSpec;
 
 /// An endpoint as an operator writes it. Unknown keys are refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -119,6 +121,9 @@ pub struct ModelSpec {
     /// Requests that may wait; 128 when not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_queue: Option<u32>,
+    /// What runs its operators, first what is asked first; the CPU when not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub providers: Option<Vec<ProviderSpec>>,
 }
 
 /// The most that [`ModelSpec`] takes: rows of a run, microseconds, requests that wait.
@@ -137,16 +142,22 @@ impl ModelSpec {
                 return Err(SpecError::new(format!("models.{model}.{key}"), problem));
             }
         }
-        Ok(())
+        self.options(model).map(drop)
     }
 
-    pub(crate) fn options(&self) -> BatchOptions {
+    pub(crate) fn options(&self, model: &Name) -> Result<ModelOptions, SpecError> {
         let default = BatchOptions::default();
-        BatchOptions {
+        let batch = BatchOptions {
             most: self.max_batch,
             delay: self.max_delay_us.map_or(default.delay, Duration::from_micros),
             queue: self.max_queue.map_or(default.queue, |queue| queue as usize),
-        }
+        };
+        let named = |providers: &Vec<ProviderSpec>| {
+            Providers::new(providers.iter().cloned().map(ProviderSpec::into))
+        };
+        let providers = self.providers.as_ref().map_or_else(|| Ok(Providers::default()), named);
+        let refused = |problem| SpecError::new(format!("models.{model}.providers"), problem);
+        Ok(ModelOptions { batch, providers: providers.map_err(refused)? })
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::ffi::CStr;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -163,13 +165,42 @@ fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
     unsafe { libloading::Library::new(path) }
 }
 
+/// Says how much is missing of a library for Linux whose end is not there. The system would load it,
+/// and end the process where something reaches for that end.
+fn cut_off(path: &Path) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    // The layout is that of ELF, here of 64 bits and with the lowest byte first: where the table of
+    // what is loaded begins, how long an entry is and how many there are; of an entry its kind, 1 for
+    // what is loaded, and place and length in the file.
+    let mut head = [0; 64];
+    file.read_exact(&mut head).ok()?;
+    if !head.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let short =
+        |bytes: &[u8], at: usize| Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+    let long = |bytes: &[u8], at: usize| Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+    let (table, size, count) = (long(&head, 32)?, short(&head, 54)?, short(&head, 56)?);
+    let mut entries = vec![0; usize::from(size) * usize::from(count)];
+    file.seek(SeekFrom::Start(table)).ok()?;
+    file.read_exact(&mut entries).ok()?;
+    let loaded =
+        entries.chunks(usize::from(size).max(1)).filter(|it| it.starts_with(&[1, 0, 0, 0]));
+    let end = loaded.filter_map(|it| long(it, 8)?.checked_add(long(it, 32)?)).max()?;
+    (end > length).then(|| format!("it has {length} bytes and lacks {}", end - length))
+}
+
 /// The version of the ONNX Runtime in a file. `ort` panics where this answers with an error.
 fn inspect(path: &Path) -> Result<String, RuntimeError> {
     let problem = |error: libloading::Error| RuntimeError::NotLoadable {
         path: path.to_path_buf(),
-        problem: error.to_string(),
+        problem: super::why(&error),
     };
     let other = || RuntimeError::NotOnnxRuntime { path: path.to_path_buf() };
+    if let Some(problem) = cut_off(path) {
+        return Err(RuntimeError::NotLoadable { path: path.to_path_buf(), problem });
+    }
     let library = open(path).map_err(problem)?;
     // SAFETY: ONNX Runtime exports a function of this name and type, and what else would?
     let base = unsafe {

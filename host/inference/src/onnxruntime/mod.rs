@@ -2,6 +2,7 @@
 //!
 //! - [`library`]: finds, checks and loads the shared library
 //! - [`session`]: a model opened in it
+//! - [`providers`]: what runs its operators
 //! - `value`: tensors in its terms
 //! - `words`: its messages, for people
 //!
@@ -9,12 +10,16 @@
 //! that it hands out, because `ort` allows one run at a time in a session.
 
 pub mod library;
+pub mod providers;
 pub mod session;
 mod value;
 mod words;
 
 pub use library::RuntimeError;
+pub use providers::Providers;
 pub use session::OpenError;
+
+use std::error::Error as _;
 
 use ort::sys;
 
@@ -24,4 +29,9 @@ use self::words::one_line;
 fn check(status: sys::OrtStatusPtr) -> Result<(), String> {
     // SAFETY: every caller passes a status that the C API has just returned, once.
     unsafe { ort::Error::result_from_status(status) }.map_err(|error| one_line(error.message()))
+}
+
+/// Why a library does not load, in the system's words.
+fn why(error: &libloading::Error) -> String {
+    one_line(&error.source().map_or_else(|| error.to_string(), ToString::to_string))
 }

@@ -1,5 +1,6 @@
 //! A model opened in ONNX Runtime.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -15,8 +16,9 @@ use smallvec::smallvec;
 
 use super::check;
 use super::library::Library;
+use super::providers::{ProviderProblem, Providers};
 use super::value::{self, Lent, Value};
-use super::words::one_line;
+use super::words::{is_memory, one_line};
 use crate::model::Few;
 
 /// Why a model cannot be opened. Every message names the model and its file.
@@ -56,6 +58,32 @@ pub enum OpenError {
         /// The runtime's words.
         problem: String,
     },
+    /// There is not enough memory for it.
+    #[error("model {name}: there is no memory left for {}, of {bytes} bytes; give the host more, or delete endpoints (ONNX Runtime: {problem})", file.display())]
+    Memory {
+        /// The model.
+        name: String,
+        /// Its file.
+        file: PathBuf,
+        /// The size of the file.
+        bytes: u64,
+        /// The runtime's words.
+        problem: String,
+    },
+    /// A provider that was asked for does not run it.
+    #[error("model {name}: the provider {provider} of ONNX Runtime {version} at {} does not run it: {problem}", library.display())]
+    Provider {
+        /// The model.
+        name: String,
+        /// The runtime's library.
+        library: PathBuf,
+        /// The runtime's version.
+        version: String,
+        /// The provider.
+        provider: &'static str,
+        /// What keeps it from running the model, and what to do.
+        problem: String,
+    },
     /// An input or output is something that cannot be sent or answered.
     #[error("model {name}: {} has {port} of type {found}, and only tensors of the Open Inference Protocol's datatypes can be served; export the model without it", file.display())]
     PortType {
@@ -93,6 +121,9 @@ pub(crate) struct Session {
     pub(crate) inputs: Vec<TensorType>,
     pub(crate) outputs: Vec<TensorType>,
     pub(crate) properties: Vec<(String, String)>,
+    /// For each input and output with dimensions that vary by name: those names, and nothing for the
+    /// others.
+    pub(crate) symbols: BTreeMap<String, Vec<String>>,
     /// Whether one dimension that varies, by its name, is in front of all inputs and outputs and
     /// nowhere else; or why not.
     pub(crate) leading: Result<(), String>,
@@ -101,7 +132,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn open(library: &Arc<Library>, name: &str, file: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        library: &Arc<Library>,
+        name: &str,
+        file: &Path,
+        providers: &Providers,
+    ) -> Result<Self, OpenError> {
         // ONNX Runtime's words for these two are misleading.
         let unreadable = |problem: String| OpenError::Unreadable {
             name: name.to_owned(),
@@ -114,7 +150,7 @@ impl Session {
         }
         // `ort` panics on types of inputs and outputs that it does not know. ONNX Runtime 1.31 opens
         // no model with such a type, but the library is the operator's choice.
-        let opened = catch_unwind(AssertUnwindSafe(|| build(library, file)));
+        let opened = catch_unwind(AssertUnwindSafe(|| build(library, file, providers)));
         let session = opened.unwrap_or_else(|_| {
             Err(Refusal::Unsupported("an input or output is of an unknown type".to_owned()))
         });
@@ -127,6 +163,13 @@ impl Session {
                 }
                 Refusal::Unsupported(problem) => {
                     OpenError::Unsupported { name, file, version, problem }
+                }
+                Refusal::Memory(problem) => {
+                    OpenError::Memory { name, file, bytes: metadata.len(), problem }
+                }
+                Refusal::Provider(ProviderProblem { provider, problem }) => {
+                    let library = library.path.clone();
+                    OpenError::Provider { name, library, version, provider, problem }
                 }
             }
         })?;
@@ -151,6 +194,7 @@ impl Session {
             output_names: names(&outputs),
             properties: properties(&session),
             leading: leading(&session),
+            symbols: symbols(&session),
             inputs,
             outputs,
             session,
@@ -185,8 +229,11 @@ impl Session {
         let mut results: Few<_> = smallvec![ptr::null_mut(); outputs.len()];
         // SAFETY: every pointer is valid for the call and every length is that of its array. The
         // session is used by shared reference: `Run` is documented as callable from many threads at
-        // once (`InferenceSession::Run` in ONNX Runtime's source), and that holds for the CPU
-        // provider, the only one that sessions are built with here.
+        // once (`InferenceSession::Run` in ONNX Runtime's source). The CPU provider keeps nothing
+        // between runs; CUDA's has a stream for each run and handles for each thread, but where it
+        // records graphs, which is no option here; and where a provider says that it cannot do it,
+        // the session lets in one run after the other. Without a place of their own, outputs are
+        // copied to the CPU's memory.
         let ran = check(unsafe {
             (ort::api().Run)(
                 self.session.ptr().cast_mut(),
@@ -203,7 +250,12 @@ impl Session {
         // SAFETY: `Run` has handed over what it wrote, and wrote nothing where the pointer is null.
         let results: Few<_> =
             results.into_iter().map(|result| unsafe { Value::from_raw(result) }).collect();
-        ran?;
+        ran.map_err(|problem| match is_memory(&problem) {
+            true => {
+                format!("there is no memory left for this run; give it less at once ({problem})")
+            }
+            false => problem,
+        })?;
         let missing = |index: usize| format!("output {:?} has no value", self.outputs[index].name);
         let read = |(result, &index): (Option<Value>, &usize)| {
             value::read(result.ok_or_else(|| missing(index))?, self)
@@ -250,6 +302,8 @@ fn is_sparse(session: &ort::session::Session, port: Port, index: usize) -> bool 
 enum Refusal {
     NotAModel(String),
     Unsupported(String),
+    Memory(String),
+    Provider(ProviderProblem),
 }
 
 impl From<ort::Error> for Refusal {
@@ -264,6 +318,7 @@ impl From<ort::Error> for Refusal {
             ort::ErrorCode::InvalidProtobuf | ort::ErrorCode::NoModel => {
                 Self::NotAModel(problem.to_owned())
             }
+            _ if is_memory(problem) => Self::Memory(problem.to_owned()),
             // So it speaks of an empty file.
             _ if problem.contains("No graph was found") => Self::NotAModel(problem.to_owned()),
             _ => Self::Unsupported(problem.to_owned()),
@@ -271,15 +326,21 @@ impl From<ort::Error> for Refusal {
     }
 }
 
-fn build(library: &Library, file: &Path) -> Result<ort::session::Session, Refusal> {
-    let build = || -> ort::Result<_> {
-        ort::session::Session::builder(&library.environment)?
-            // With one thread a session makes none of its own: a run stays on the thread that asks.
-            .with_intra_threads(1)?
-            .with_optimization_level(GraphOptimizationLevel::All)?
-            .commit_from_file(file)
+fn build(
+    library: &Library,
+    file: &Path,
+    providers: &Providers,
+) -> Result<ort::session::Session, Refusal> {
+    let builder = || -> ort::Result<_> {
+        // With one thread a session makes none of its own: a run stays on the thread that asks.
+        let builder = ort::session::Session::builder(&library.environment)?;
+        Ok(builder.with_intra_threads(1)?.with_optimization_level(GraphOptimizationLevel::All)?)
     };
-    Ok(build()?)
+    let mut builder = providers.register(&library.path, builder()?).map_err(Refusal::Provider)?;
+    builder.commit_from_file(file).map_err(|error| {
+        let refused = providers.refused(&one_line(error.message()));
+        refused.map_or_else(|| Refusal::from(error), Refusal::Provider)
+    })
 }
 
 fn tensor_type(outlet: &Outlet) -> Option<TensorType> {
@@ -290,6 +351,16 @@ fn tensor_type(outlet: &Outlet) -> Option<TensorType> {
         datatype,
         shape: shape.iter().map(|&dimension| dimension.max(-1)).collect(),
     })
+}
+
+fn symbols(session: &ort::session::Session) -> BTreeMap<String, Vec<String>> {
+    let named = |outlet: &Outlet| {
+        let ValueType::Tensor { dimension_symbols, .. } = outlet.dtype() else { return None };
+        let symbols: Vec<String> =
+            dimension_symbols.iter().map(|symbol| symbol.to_owned()).collect();
+        symbols.iter().any(|symbol| !symbol.is_empty()).then(|| (outlet.name().to_owned(), symbols))
+    };
+    session.inputs().iter().chain(session.outputs()).filter_map(named).collect()
 }
 
 fn leading(session: &ort::session::Session) -> Result<(), String> {

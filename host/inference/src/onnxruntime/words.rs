@@ -19,6 +19,12 @@ pub(super) fn one_line(message: &str) -> String {
     said
 }
 
+/// Whether a message says that there was no memory.
+pub(super) fn is_memory(message: &str) -> bool {
+    // Of C++, and of ONNX Runtime's own allocator.
+    ["std::bad_alloc", "Failed to allocate memory"].iter().any(|words| message.contains(words))
+}
+
 /// Whether this is a file of C++ and a line in it.
 fn is_place(word: &str) -> bool {
     let Some((file, line)) = word.rsplit_once(':') else { return false };
@@ -54,6 +60,17 @@ mod tests {
 
     fn check(message: &str, expected: &str) {
         assert_eq!(one_line(message), expected);
+    }
+
+    #[test]
+    fn want_of_memory_is_told_from_other_failures() {
+        for (message, expected) in [
+            ("std::bad_alloc", true),
+            ("running Add node. Failed to allocate memory for requested buffer of size 4", true),
+            ("Could not find an implementation for Add(14)", false),
+        ] {
+            assert_eq!(is_memory(message), expected, "{message}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod batching;
 mod opening;
+mod providers;
 mod running;
 mod stopping;
 
@@ -13,7 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_inference::{
-    BatchOptions, InferenceError, Model, OpenError, Opened, Runtime, RuntimeOptions,
+    BatchOptions, InferenceError, Model, ModelOptions, OpenError, Opened, Providers, Runtime,
+    RuntimeOptions,
 };
 use berth_tensor::{DataType, NamedTensor, Tensor};
 
@@ -44,7 +46,8 @@ fn open_with(
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.onnx");
     std::fs::write(&file, bytes).unwrap();
-    runtime.open("tested@1", &file, options)
+    let options = ModelOptions { batch: options, providers: Providers::default() };
+    runtime.open("tested@1", &file, &options)
 }
 
 fn named(name: &str, datatype: DataType, shape: &[u64], data: &[u8]) -> NamedTensor {

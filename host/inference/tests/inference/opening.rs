@@ -18,8 +18,16 @@ fn a_library_that_will_not_do_is_named_with_the_way_out() {
     let file = |name: &str| folder.path().join(name);
     check_library(&file("none.so"), &["no ONNX Runtime at", "none.so", "ORT_DYLIB_PATH"]);
     check_library(folder.path(), &["no ONNX Runtime at", folder.path().to_str().unwrap()]);
-    std::fs::write(file("text.so"), "text").unwrap();
-    check_library(&file("text.so"), &["does not load", "text.so", "ORT_DYLIB_PATH"]);
+    std::fs::write(file("text.so"), "text ".repeat(1000)).unwrap();
+    if let Some(runtime) = std::env::var_os("ORT_DYLIB_PATH") {
+        let whole = std::fs::read(runtime).unwrap();
+        std::fs::write(file("half.so"), &whole[..whole.len() / 2]).unwrap();
+        check_library(&file("half.so"), &["does not load", "half.so", "bytes and lacks"]);
+    }
+    check_library(
+        &file("text.so"),
+        &["does not load", "text.so", "invalid ELF header", "ORT_DYLIB_PATH"],
+    );
     check_library(
         &library(folder.path(), "other", "#[unsafe(no_mangle)] pub extern \"C\" fn other() {}"),
         &["other.so", "not ONNX Runtime"],
@@ -90,7 +98,7 @@ fn check(runtime: &Runtime, bytes: &[u8], parts: &[&str]) {
 fn a_model_that_does_not_open_is_named_with_its_file() {
     let Some(runtime) = runtime(1) else { return };
     let missing = runtime
-        .open("tested@1", Path::new("/nowhere/model.onnx"), BatchOptions::default())
+        .open("tested@1", Path::new("/nowhere/model.onnx"), &ModelOptions::default())
         .unwrap_err()
         .to_string();
     assert!(
@@ -98,7 +106,7 @@ fn a_model_that_does_not_open_is_named_with_its_file() {
         "{missing}"
     );
     let folder =
-        runtime.open("tested@1", Path::new("/"), BatchOptions::default()).unwrap_err().to_string();
+        runtime.open("tested@1", Path::new("/"), &ModelOptions::default()).unwrap_err().to_string();
     assert!(folder.contains("it is not a file"), "{folder}");
 
     let whole = perceptron(1);
@@ -166,6 +174,12 @@ fn a_model_describes_itself() {
         properties,
         [("opset", "17"), ("producer", "berth"), ("graph", "graph"), ("task", "testing")]
     );
+    let symbols: Vec<_> = model
+        .symbols()
+        .iter()
+        .map(|(name, symbols)| (name.as_str(), symbols.iter().map(String::as_str).collect()))
+        .collect();
+    assert_eq!(symbols, [("x", vec!["n0", ""]), ("y", vec!["n0", ""])]);
     assert_eq!(model.resident_bytes(), perceptron(1).len() as u64);
 }
 

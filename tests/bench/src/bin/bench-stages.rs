@@ -17,7 +17,7 @@ use anyhow::{Context as _, anyhow, bail};
 use berth_bench::Failure;
 use berth_bench::pictures::Classifier;
 use berth_bench::session::Model;
-use berth_inference::{BatchOptions, Runtime, RuntimeOptions};
+use berth_inference::{ModelOptions, Runtime, RuntimeOptions};
 use berth_plugin::engine::Engines;
 use berth_plugin::{
     Bindings, Body, BoundModel, Call, CompileLimits, EngineOptions, Level, Processor,
@@ -105,7 +105,7 @@ fn berth(
     let processor =
         Processor::new(&engines, &compiled, "image-classifier@1".into(), config.into(), limits)?;
     let runtime = Runtime::load(None, RuntimeOptions::default())?;
-    let opened = runtime.open("model@1", Path::new(model), BatchOptions::default())?;
+    let opened = runtime.open("model@1", Path::new(model), &ModelOptions::default())?;
     let model = opened.in_lane(&runtime.lane());
     let sink = Arc::new(Clocked::default());
     let bindings = Arc::new(Bindings {
