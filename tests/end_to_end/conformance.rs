@@ -7,13 +7,14 @@
 mod cases;
 mod json;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::BufWriter;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use berth_inference::{ModelOptions, OpenError, Runtime, RuntimeOptions};
+use berth_inference::{ModelOptions, OpenError, Providers, Runtime, RuntimeOptions};
 use serde::Serialize;
 use serde_json::json;
 
@@ -49,7 +50,7 @@ fn what_passes_in_python_passes_here() {
     }
     let start = Instant::now();
     let said = |what: &str| eprintln!("{what} after {:.1?}", start.elapsed());
-    let library = through_library(&cases, &runtime);
+    let library = through_library(&cases, &runtime, &ModelOptions::default());
     said("through the crate");
     let http = through_http(&cases, said);
     said("through HTTP");
@@ -73,6 +74,33 @@ fn what_passes_in_python_passes_here() {
     let results = json!({ "onnx": onnx, "onnxruntime": onnxruntime, "cases": lines });
     serde_json::to_writer(file, &results).unwrap();
     assert!(lines.len() > 1500, "{} cases", lines.len());
+    assert!(wrong.is_empty(), "{} cases:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn what_passes_in_python_passes_on_a_gpu() {
+    let Some(provider) = std::env::var("BERTH_TEST_PROVIDER").ok() else {
+        eprintln!("skipped: cargo xtask gpu-check runs it, where a GPU is");
+        return;
+    };
+    let cases = Cases::read(&told("BERTH_CASES"));
+    let runtime = Runtime::load(None, RuntimeOptions::default()).unwrap();
+    // With as many digits as the CPU has.
+    let exact = BTreeMap::from([("use_tf32".to_owned(), "0".to_owned())]);
+    let named = [(provider, exact), ("cpu".to_owned(), BTreeMap::new())];
+    let providers = Providers::new(named).unwrap();
+    let options = ModelOptions { providers, ..ModelOptions::default() };
+    let outcomes = through_library(&cases, &runtime, &options);
+    let python = |case: &Case| case.python.as_ref().is_some_and(Outcome::passed);
+    let due = || {
+        let both = cases.cases.iter().zip(&outcomes);
+        both.filter(|(case, _)| python(case) && case.beyond_protocol().is_none())
+    };
+    let wrong: Vec<_> = due()
+        .filter(|(_, outcome)| !outcome.passed())
+        .map(|(case, outcome)| format!("{}: {outcome:?}", case.name))
+        .collect();
+    eprintln!("{} of {} pass", due().count() - wrong.len(), due().count());
     assert!(wrong.is_empty(), "{} cases:\n{}", wrong.len(), wrong.join("\n"));
 }
 
@@ -110,11 +138,11 @@ fn problems(case: &Case, library: &Outcome, http: &Outcome) -> Vec<(&'static str
     problems
 }
 
-fn through_library(cases: &Cases, runtime: &Runtime) -> Vec<Outcome> {
+fn through_library(cases: &Cases, runtime: &Runtime, options: &ModelOptions) -> Vec<Outcome> {
     let waiting = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let lane = runtime.lane();
     let outcome = |case: &Case| {
-        let opened = runtime.open(&case.name, &cases.model(case), &ModelOptions::default());
+        let opened = runtime.open(&case.name, &cases.model(case), options);
         let model = match opened {
             Ok(opened) => opened.in_lane(&lane),
             Err(OpenError::PortType { port, found, .. }) => {

@@ -6,6 +6,7 @@
 //! - [`demo`], [`load`]: the main job, shown and measured on a real host
 //! - [`bench`]: what the host adds to a request, measured by itself
 //! - [`conformance`]: the ONNX project's tests
+//! - [`gpu_check`]: what can be shown only where a GPU is
 //! - [`fuzz`]: inputs that nobody thought of
 //! - [`python`], [`table`]: packages from pip, tables for people
 //! - [`workspace`]: folders, cargo, progress lines
@@ -18,6 +19,7 @@ mod check;
 mod conformance;
 mod demo;
 mod fuzz;
+mod gpu_check;
 mod host;
 mod http;
 mod load;
@@ -53,6 +55,8 @@ enum Command {
     Check,
     /// Run the ONNX project's tests through Berth and through Python's onnxruntime
     Conformance,
+    /// Where a GPU is: run the tests of models on CUDA, and measure them beside ONNX Runtime alone
+    GpuCheck,
     /// Fuzz what reads input from outside: requests, endpoint files, components, host calls
     Fuzz(fuzz::Fuzz),
     /// Set everything up, serve the digits example and change it under traffic
@@ -69,6 +73,7 @@ fn main() -> std::process::ExitCode {
         Command::Bench(bench) => bench.run(),
         Command::Check => check::run(),
         Command::Conformance => conformance::run(),
+        Command::GpuCheck => gpu_check::run(),
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Demo(demo) => demo.run(),
         Command::Load(load) => load.run(),

@@ -1,7 +1,7 @@
 //! How long a model's runs take, which decides where the next one happens.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use berth_tensor::Tensor;
@@ -26,7 +26,8 @@ const LARGEST: u64 = 256 << 20;
 /// ones are taken to need proportionally longer.
 pub(crate) struct Pace {
     nanoseconds: AtomicU64,
-    /// The bytes of the inputs that it was warmed up with; none when it was not.
+    /// The bytes of the inputs that it was warmed up with; none when no run may stay on its caller's
+    /// thread.
     unit: Option<u64>,
 }
 
@@ -35,7 +36,8 @@ impl Pace {
     /// may well answer real inputs, so a failure only means that it has not been measured.
     pub(crate) fn measure(name: &str, session: &Arc<Session>, deadlines: &Deadlines) -> Self {
         let (time, unit) = match warm_up(session, deadlines) {
-            Ok((time, unit)) => (time, Some(unit)),
+            // A thread that waits for a device is not to be one that serves.
+            Ok((time, unit)) => (time, (!session.on_device).then_some(unit)),
             Err(problem) => {
                 tracing::debug!("model {name} was not warmed up: {problem}");
                 (LONGEST, None)
@@ -69,8 +71,13 @@ fn times(bytes: u64, unit: u64) -> u64 {
     (bytes / unit.max(1)).max(1)
 }
 
-/// What this thread has worked: a run that is measured while others serve is not longer for it.
-pub(crate) fn worked() -> Duration {
+/// A clock for runs on this thread: what it has worked, so that a run which is measured while others
+/// serve is not longer for it; or where another device works, the time.
+pub(crate) fn clock(session: &Session) -> Duration {
+    static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    if session.on_device {
+        return BEGIN.elapsed();
+    }
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes to the place given; the clock is there on every system with threads.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
@@ -91,10 +98,10 @@ fn warm_up(session: &Arc<Session>, deadlines: &Deadlines) -> Result<(Duration, u
     {
         let watched = deadlines.watch_here(Instant::now() + WARM_UP);
         let (watched, run) = watched.map_err(|error| error.to_string())?;
-        let start = worked();
+        let start = clock(session);
         session.run(&inputs, &outputs, &run.stop)?;
         watched.ended();
-        shortest = shortest.min(worked().saturating_sub(start));
+        shortest = shortest.min(clock(session).saturating_sub(start));
     }
     Ok((shortest, bytes))
 }

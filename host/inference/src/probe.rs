@@ -14,7 +14,7 @@ use half::{bf16, f16};
 use crate::batch;
 use crate::deadline::Deadlines;
 use crate::onnxruntime::session::Session;
-use crate::pace::worked;
+use crate::pace::clock;
 
 /// What a model's file may say under this key of its metadata: [`TOGETHER`] or [`ALONE`].
 const DECLARED: &str = "berth.batching";
@@ -172,10 +172,10 @@ impl Probe<'_> {
         let outputs: Vec<_> = (0..self.session.outputs.len()).collect();
         let watched = self.deadlines.watch_here(Instant::now() + PATIENCE);
         let (watched, run) = watched.map_err(|error| error.to_string())?;
-        let start = worked();
+        let start = clock(self.session);
         let answer = self.session.run(&inputs, &outputs, &run.stop)?;
         watched.ended();
-        Ok((answer, worked().saturating_sub(start)))
+        Ok((answer, clock(self.session).saturating_sub(start)))
     }
 
     /// Inputs of so many rows, each another.

@@ -144,6 +144,11 @@ impl Providers {
         devices.chain(self.cpu.then_some(CPU))
     }
 
+    /// Whether something else than the CPU's cores is among them.
+    pub(super) fn have_device(&self) -> bool {
+        !self.devices.is_empty()
+    }
+
     fn known(&self) -> impl Iterator<Item = (&Provider, &'static Known)> {
         self.devices.iter().filter_map(|provider| {
             Some((provider, KNOWN.iter().find(|known| known.name == provider.name)?))

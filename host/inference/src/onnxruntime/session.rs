@@ -124,6 +124,8 @@ pub(crate) struct Session {
     /// For each input and output with dimensions that vary by name: those names, and nothing for the
     /// others.
     pub(crate) symbols: BTreeMap<String, Vec<String>>,
+    /// Whether it runs on something else than the CPU's cores.
+    pub(crate) on_device: bool,
     /// Whether one dimension that varies, by its name, is in front of all inputs and outputs and
     /// nowhere else; or why not.
     pub(crate) leading: Result<(), String>,
@@ -193,6 +195,7 @@ impl Session {
             input_names: names(&inputs),
             output_names: names(&outputs),
             properties: properties(&session),
+            on_device: providers.have_device(),
             leading: leading(&session),
             symbols: symbols(&session),
             inputs,

@@ -9,6 +9,7 @@ mod providers;
 mod running;
 mod stopping;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,8 +47,16 @@ fn open_with(
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.onnx");
     std::fs::write(&file, bytes).unwrap();
-    let options = ModelOptions { batch: options, providers: Providers::default() };
+    let options = ModelOptions { batch: options, providers: providers() };
     runtime.open("tested@1", &file, &options)
+}
+
+/// What models run on: the CPU, unless `cargo xtask gpu-check` says otherwise.
+fn providers() -> Providers {
+    let Ok(provider) = std::env::var("BERTH_TEST_PROVIDER") else { return Providers::default() };
+    // With as many digits as the CPU has.
+    let exact = BTreeMap::from([("use_tf32".to_owned(), "0".to_owned())]);
+    Providers::new([(provider, exact), ("cpu".to_owned(), BTreeMap::new())]).unwrap()
 }
 
 fn named(name: &str, datatype: DataType, shape: &[u64], data: &[u8]) -> NamedTensor {

@@ -6,7 +6,7 @@ use super::*;
 
 type Named<'a> = &'a [(&'a str, &'a [(&'a str, &'a str)])];
 
-fn providers(named: Named) -> Result<Providers, String> {
+fn made(named: Named) -> Result<Providers, String> {
     let options = |options: &[(&str, &str)]| {
         options.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
     };
@@ -14,7 +14,7 @@ fn providers(named: Named) -> Result<Providers, String> {
 }
 
 fn check(named: Named, expected: Result<&[&str], &str>) {
-    let made = providers(named);
+    let made = made(named);
     match (&made, expected) {
         (Ok(made), Ok(names)) => assert_eq!(made.names().collect::<Vec<_>>(), names),
         (Err(problem), Err(part)) if problem.contains(part) => {}
@@ -41,7 +41,7 @@ fn providers_are_used_in_order_or_refused() {
         check(&[("cuda", &[(option, "1")])], Err("; it has arena_extend_strategy, "));
     }
     check(&[("cuda", &[("device_id", "0\0")])], Err("option device_id of cuda has a zero byte"));
-    assert_eq!(providers(&[("cpu", &[])]), Ok(Providers::default()));
+    assert_eq!(made(&[("cpu", &[])]), Ok(Providers::default()));
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn a_provider_that_is_not_there_is_named_with_what_it_needs() {
         eprintln!("skipped: {} has cuda", runtime.library().display());
         return;
     }
-    let error = open(providers(&[("cuda", &[]), ("cpu", &[])]).unwrap()).unwrap_err().to_string();
+    let error = open(made(&[("cuda", &[]), ("cpu", &[])]).unwrap()).unwrap_err().to_string();
     for part in [
         "model tested@1: the provider cuda of ONNX Runtime",
         runtime.library().to_str().unwrap(),
