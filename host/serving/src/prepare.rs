@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use berth_inference::{Batching, Lane, ModelOptions, Opened, Runtime};
+use berth_inference::{Batching, Lane, ModelOptions, OpenError, Opened, Runtime};
 use berth_monitor::EndpointMetrics;
 use berth_plugin::engine::Engines;
 use berth_plugin::observing::Arm;
@@ -126,7 +126,10 @@ impl Workshop {
         options: &ModelOptions,
     ) -> Result<Arc<Opened>, ControlError> {
         let opened = self.runtime.aside(|| self.runtime.open(name, file, options));
-        opened.map_err(|source| Box::new(source).into())
+        opened.map_err(|source| match source {
+            OpenError::Memory { .. } => ControlError::Host(source.to_string()),
+            source => Box::new(source).into(),
+        })
     }
 
     /// What an endpoint has of what all share.

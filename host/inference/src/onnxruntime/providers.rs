@@ -9,7 +9,7 @@ use std::ptr;
 use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider};
 use ort::session::builder::SessionBuilder;
 
-use super::words::one_line;
+use super::words::{is_memory, one_line};
 use super::{check, why};
 
 /// Which providers run a model. Each takes the operators that it has of those that the ones before it
@@ -174,6 +174,11 @@ impl Providers {
                 });
             }
             (known.register)(&provider.options, &mut session).map_err(|error| {
+                if let Some(option) = option_refused(error.message()) {
+                    let problem =
+                        format!("it does not take its option {option}, or not that value");
+                    return ProviderProblem { provider: known.name, problem };
+                }
                 let missing = missing(library, known.library);
                 let problem = missing.unwrap_or_else(|| one_line(error.message()));
                 known.lacks(&problem)
@@ -190,6 +195,11 @@ impl Providers {
         if problem.contains("fallback to CPU EP has been explicitly disabled") {
             return Some(self.fallback("it does not have all of the model's operators"));
         }
+        if is_memory(problem) {
+            return None;
+        }
+        // What follows is where in its source.
+        let problem = problem.split_once(" ; GPU=").map_or(problem, |(said, _)| said);
         let said = |known: &Known| known.says.iter().any(|words| problem.contains(words));
         let (_, known) = self.known().find(|(_, known)| said(known))?;
         Some(known.lacks(problem))
@@ -231,6 +241,12 @@ pub(crate) fn built_with() -> String {
 fn short(names: &[String]) -> String {
     let short = |name: &String| name.trim_end_matches("ExecutionProvider").to_lowercase();
     names.iter().map(short).collect::<Vec<_>>().join(", ")
+}
+
+/// The option that ONNX Runtime's message is about.
+fn option_refused(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("provider option")?;
+    rest.split('"').nth(1)
 }
 
 /// The library that a provider's own asks for and the system does not find, in the system's words:

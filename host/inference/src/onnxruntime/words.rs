@@ -21,8 +21,10 @@ pub(super) fn one_line(message: &str) -> String {
 
 /// Whether a message says that there was no memory.
 pub(super) fn is_memory(message: &str) -> bool {
-    // Of C++, and of ONNX Runtime's own allocator.
-    ["std::bad_alloc", "Failed to allocate memory"].iter().any(|words| message.contains(words))
+    // Of C++, of ONNX Runtime's own allocator, and of CUDA.
+    ["std::bad_alloc", "Failed to allocate memory", "CUDA failure 2: out of memory"]
+        .iter()
+        .any(|words| message.contains(words))
 }
 
 /// Whether this is a file of C++ and a line in it.
@@ -67,6 +69,7 @@ mod tests {
         for (message, expected) in [
             ("std::bad_alloc", true),
             ("running Add node. Failed to allocate memory for requested buffer of size 4", true),
+            ("CUDA failure 2: out of memory ; GPU=0 ; hostname=a", true),
             ("Could not find an implementation for Add(14)", false),
         ] {
             assert_eq!(is_memory(message), expected, "{message}");
