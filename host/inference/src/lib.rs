@@ -6,6 +6,7 @@
 //!   fair share for each lane
 //! - `batch`: inferences of several requests as one run
 //! - [`probe`]: whether that is safe for a model
+//! - [`data_files`]: the files beside a model that hold its weights
 //! - `deadline`: stops runs whose time is up
 //! - `pace`: how long a model takes, and so whether a run stays on its caller's thread
 //! - [`onnxruntime`]: everything that touches ONNX Runtime, and the only code that does
@@ -14,6 +15,7 @@
 //! threads at once, so weights are in memory once and no caller waits for another.
 
 mod batch;
+pub mod data_files;
 mod deadline;
 mod executor;
 pub mod model;
@@ -22,6 +24,7 @@ mod pace;
 pub mod probe;
 pub mod runtime;
 
+pub use data_files::DataFileError;
 pub use executor::Lane;
 pub use model::{BatchOptions, InferenceError, Model, ModelOptions, Opened};
 pub use onnxruntime::{OpenError, Providers, RuntimeError};

@@ -188,7 +188,8 @@ impl Opened {
         (take(&self.runs), take(&self.requests))
     }
 
-    /// An estimate of the memory that it holds while it is open, in bytes: the size of its file.
+    /// An estimate of the memory that it holds while it is open, in bytes: the size of its
+    /// files.
     pub fn resident_bytes(&self) -> u64 {
         self.bytes
     }

@@ -1,9 +1,11 @@
 //! The loaded runtime, its threads, and how a model is opened.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
 
+use crate::data_files::{self, DataFileError};
 use crate::deadline::Deadlines;
 use crate::executor::{Executor, Lane};
 use crate::model::{ModelOptions, Opened};
@@ -86,7 +88,8 @@ impl Runtime {
         })
     }
 
-    /// Opens a model and runs it once on zeros, so that the first request finds it warm.
+    /// Opens a model and runs it once on zeros, so that the first request finds it warm. The files
+    /// that it names for its weights lie beside it or below.
     ///
     /// Blocks for as long as ONNX Runtime takes: call it off the request path. `name`, such as
     /// `digits@2`, is for messages.
@@ -96,8 +99,18 @@ impl Runtime {
         file: &Path,
         options: &ModelOptions,
     ) -> Result<Arc<Opened>, OpenError> {
+        let data = match data_files::beside(file) {
+            // The session says best what is wrong with the model's file itself.
+            Err(DataFileError::Read(_)) => BTreeMap::new(),
+            found => found.map_err(|problem| OpenError::DataFiles {
+                name: name.to_owned(),
+                file: file.to_path_buf(),
+                problem,
+            })?,
+        };
         let session = Session::open(&self.library, name, file, &options.providers)?;
-        let bytes = std::fs::metadata(file).map_or(0, |metadata| metadata.len());
+        let files = data.values().map(PathBuf::as_path).chain([file]);
+        let bytes = files.map(|file| file.metadata().map_or(0, |metadata| metadata.len())).sum();
         Ok(Arc::new(Opened::new(name, session, options.batch, bytes, Arc::clone(&self.lanes))))
     }
 

@@ -127,6 +127,21 @@ pub fn constant(name: &str, datatype: DataType, shape: &[i64], data: &[u8]) -> M
     dimensions.number(2, element(datatype)).bytes(8, name).bytes(9, data)
 }
 
+/// A constant tensor whose elements are so many bytes of a file beside the model, from an offset on.
+pub fn external(
+    name: &str,
+    datatype: DataType,
+    shape: &[i64],
+    (file, offset, length): (&str, usize, usize),
+) -> Message {
+    let dimensions =
+        shape.iter().fold(Message::default(), |message, &size| message.number(1, size));
+    let pair = |key: &str, value: &str| Message::default().bytes(1, key).bytes(2, value);
+    let (offset, length) = (offset.to_string(), length.to_string());
+    let pairs = [pair("location", file), pair("offset", &offset), pair("length", &length)];
+    dimensions.number(2, element(datatype)).bytes(8, name).each(13, pairs).number(14, 1)
+}
+
 /// A graph.
 pub fn graph(
     nodes: &[Message],

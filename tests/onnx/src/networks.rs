@@ -2,7 +2,7 @@
 
 use berth_tensor::DataType;
 
-use crate::encode::{Message, constant, graph, integer, integers, model, node, port};
+use crate::encode::{Message, constant, external, graph, integer, integers, model, node, port};
 
 /// `y = relu(x · w1) · w2`, FP32 [n, 64] to [n, 10]: a perceptron of 64, 64 and 10 units. Each
 /// seed has weights of its own.
@@ -18,7 +18,17 @@ pub fn dense(seed: u64, units: &[i64]) -> Vec<u8> {
     network.into_model(&[-1, ends[0]], ends[1])
 }
 
-/// The same behind a table of so many rows, INT64 [n] to FP32 [n, last]. A number beyond the table
+/// The same with its weights in a file beside it, called `file`; answers the model and that file.
+pub fn dense_beside(seed: u64, units: &[i64], file: &str) -> (Vec<u8>, Vec<u8>) {
+    let mut network = Network::new(seed);
+    network.beside = Some((file.to_owned(), Vec::new()));
+    network.layers("x", units);
+    let weights = network.beside.take().map(|(_, weights)| weights).unwrap_or_default();
+    let ends = [units[0], units[units.len() - 1]];
+    (network.into_model(&[-1, ends[0]], ends[1]), weights)
+}
+
+/// A perceptron behind a table of so many rows, INT64 [n] to FP32 [n, last]. A number beyond the table
 /// fails the run.
 pub fn lookup(seed: u64, rows: i64, units: &[i64]) -> Vec<u8> {
     let mut network = Network::new(seed);
@@ -68,12 +78,14 @@ pub fn resnet18() -> Vec<u8> {
 struct Network {
     nodes: Vec<Message>,
     constants: Vec<Message>,
+    /// The file beside it that has its weights, if they are not in its own.
+    beside: Option<(String, Vec<u8>)>,
     state: u64,
 }
 
 impl Network {
     fn new(seed: u64) -> Self {
-        Self { nodes: Vec::new(), constants: Vec::new(), state: seed }
+        Self { nodes: Vec::new(), constants: Vec::new(), beside: None, state: seed }
     }
 
     /// SplitMix64: the next number of the seed's sequence, from -1 to 1.
@@ -94,7 +106,14 @@ impl Network {
     fn scaled(&mut self, name: &str, shape: &[i64], scale: f32) {
         let count = shape.iter().product::<i64>();
         let data: Vec<u8> = (0..count).flat_map(|_| (self.next() * scale).to_le_bytes()).collect();
-        self.constants.push(constant(name, DataType::Fp32, shape, &data));
+        self.constants.push(match &mut self.beside {
+            None => constant(name, DataType::Fp32, shape, &data),
+            Some((file, weights)) => {
+                let place = (&**file, weights.len(), data.len());
+                weights.extend_from_slice(&data);
+                external(name, DataType::Fp32, shape, place)
+            }
+        });
     }
 
     /// Adds dense layers from `from` to `y`, rectified but for the last.

@@ -19,6 +19,7 @@ use super::library::Library;
 use super::providers::{ProviderProblem, Providers};
 use super::value::{self, Lent, Value};
 use super::words::{is_memory, one_line};
+use crate::data_files::DataFileError;
 use crate::model::Few;
 
 /// Why a model cannot be opened. Every message names the model and its file.
@@ -57,6 +58,16 @@ pub enum OpenError {
         version: String,
         /// The runtime's words.
         problem: String,
+    },
+    /// The files that it names for its weights are not to be had.
+    #[error("model {name}: {} {problem}", file.display())]
+    DataFiles {
+        /// The model.
+        name: String,
+        /// Its file.
+        file: PathBuf,
+        /// What is wrong.
+        problem: DataFileError,
     },
     /// There is not enough memory for it.
     #[error("model {name}: there is no memory left for {}, of {bytes} bytes; give the host more, or delete endpoints (ONNX Runtime: {problem})", file.display())]

@@ -1,7 +1,7 @@
 //! What opens, what is refused, and in which words.
 
 use berth_onnx::encode::*;
-use berth_onnx::networks::perceptron;
+use berth_onnx::networks::{dense, dense_beside, perceptron};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -156,6 +156,51 @@ fn a_model_that_does_not_open_is_named_with_its_file() {
     check(&runtime, &spare_input(sparse()), &["input \"z\" of type sparse FP32"]);
     let complex = || tensor(COMPLEX64, Some(&[1]));
     check(&runtime, &one_node("Identity", complex(), complex()), &["cannot run", "complex64"]);
+}
+
+#[tokio::test]
+async fn weights_may_lie_beside_the_model() {
+    let Some(runtime) = runtime(1) else { return };
+    let (units, name) = ([16, 8, 4], "weights/first.bin");
+    let (bytes, weights) = dense_beside(5, &units, name);
+    let folder = tempfile::tempdir().unwrap();
+    let [file, beside] = ["model.onnx", name].map(|name| folder.path().join(name));
+    std::fs::write(&file, &bytes).unwrap();
+    let opened = || runtime.open("tested@1", &file, BatchOptions::default());
+    let refused = |part: &str| {
+        let error = opened().err().unwrap().to_string();
+        let parts = ["model tested@1", "model.onnx", name, part];
+        assert!(parts.iter().all(|part| error.contains(part)), "{part}: {error}");
+    };
+    refused("which is not beside it");
+    std::fs::create_dir_all(&beside).unwrap();
+    refused("no file but a link or a folder");
+    std::fs::remove_dir(&beside).unwrap();
+    let elsewhere = folder.path().join("elsewhere");
+    std::fs::write(&elsewhere, &weights).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &beside).unwrap();
+    refused("no file but a link or a folder");
+    std::fs::remove_file(&beside).unwrap();
+    std::fs::rename(elsewhere, &beside).unwrap();
+
+    let opened = opened().unwrap();
+    assert_eq!(opened.resident_bytes(), (bytes.len() + weights.len()) as u64);
+    // Once it is open, nobody looks for them any more.
+    std::fs::remove_dir_all(folder.path()).unwrap();
+    let same = open(&runtime, &dense(5, &units)).unwrap();
+    let x = named("x", DataType::Fp32, &[1, 16], &floats(&[0.5; 16]));
+    let [alone, beside] = [same, opened.in_lane(&runtime.lane())];
+    assert_eq!(
+        run(&alone, std::slice::from_ref(&x), &[]).await.unwrap(),
+        run(&beside, &[x], &[]).await.unwrap()
+    );
+
+    // What is larger than any model, and takes no room here.
+    let folder = tempfile::tempdir().unwrap();
+    let large = folder.path().join("large.onnx");
+    std::fs::File::create(&large).unwrap().set_len(1 << 31).unwrap();
+    let error = runtime.open("tested@1", &large, BatchOptions::default()).err().unwrap();
+    assert!(error.to_string().contains("large.onnx is larger than 2 GiB"), "{error}");
 }
 
 #[test]

@@ -1,0 +1,449 @@
+//! The files beside a model that hold its weights: ONNX's external data.
+//!
+//! A model's file is a protocol buffer of at most 2 GiB. What is larger keeps its weights in files of
+//! their own, which its tensors name. [`beside`] finds the names without reading weights: it goes from
+//! message to message, and passes over whatever is none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::{Component, Path, PathBuf};
+
+/// The most files that one model may name.
+const MOST: usize = 1000;
+
+/// The longest name, in bytes.
+const NAME_LENGTH: u64 = 1024;
+
+/// The largest protocol buffer, in bytes.
+const MODEL_LENGTH: u64 = i32::MAX as u64;
+
+/// How deep messages may lie in each other; ONNX Runtime reads 100.
+const DEPTH: usize = 128;
+
+/// Why the files that a model names are not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DataFileError {
+    /// The model's file cannot be read.
+    #[error("cannot be read: {0}")]
+    Read(#[from] io::Error),
+    /// The model's file is larger than any ONNX model.
+    #[error("is larger than 2 GiB, which no ONNX file may be; export it with external data")]
+    TooLarge,
+    /// The model names more files than are taken.
+    #[error(
+        "keeps its weights in more than {MOST} files; export it with all tensors in one data file"
+    )]
+    TooMany,
+    /// A name leads out of the model's folder.
+    #[error(
+        "names the data file {0:?}, and a data file lies beside the model or below: rename it and export the model again"
+    )]
+    Outside(String),
+    /// A file is not there.
+    #[error("names the data file {name:?}, which is not beside it ({problem})")]
+    Missing {
+        /// Its name.
+        name: String,
+        /// The system's words.
+        problem: String,
+    },
+    /// A file is none, or a link.
+    #[error(
+        "names the data file {0:?}, which is no file but a link or a folder: put the file itself there"
+    )]
+    NoFile(String),
+}
+
+/// The data files that the model in `file` names, by their names relative to its folder. Each is
+/// there, below that folder, and no link. Of what is no ONNX model, the names up to there.
+pub fn beside(file: &Path) -> Result<BTreeMap<String, PathBuf>, DataFileError> {
+    let model = File::open(file)?;
+    if !model.metadata()?.is_file() {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput).into());
+    }
+    let named = named(model)?;
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let folder = folder.canonicalize()?;
+    let found = named.into_iter().map(|name| {
+        let path = folder.join(&name);
+        match path.canonicalize() {
+            Ok(real) if real == path && path.is_file() => Ok((name, path)),
+            Ok(_) => Err(DataFileError::NoFile(name)),
+            Err(error) => Err(DataFileError::Missing { name, problem: error.to_string() }),
+        }
+    });
+    found.collect()
+}
+
+/// The name of a data file as it is kept: its parts joined by `/`; nothing for one that leads out of
+/// the model's folder, or that ONNX Runtime reads as an address in its memory.
+pub fn plain_name(name: &str) -> Option<String> {
+    let mut parts = Vec::new();
+    for component in Path::new(name).components() {
+        match component {
+            Component::Normal(part) => parts.push(part.to_str()?),
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    let addressed = parts.contains(&"*") || name.contains('\0');
+    let fits = !parts.is_empty() && name.len() as u64 <= NAME_LENGTH && !addressed;
+    fits.then(|| parts.join("/"))
+}
+
+/// The names, and no look at whether anything is there.
+fn named(file: impl Read + Seek) -> Result<BTreeSet<String>, DataFileError> {
+    let mut file = BufReader::new(file);
+    let length = file.seek(SeekFrom::End(0))?;
+    file.rewind()?;
+    if length > MODEL_LENGTH {
+        return Err(DataFileError::TooLarge);
+    }
+    let mut walk = Walk { file, at: 0, found: BTreeSet::new() };
+    match walk.message(Message::Model, length, 0) {
+        // What is no protocol buffer is the runtime's to refuse, in its words.
+        Ok(()) | Err(Stop::NoMessage) => Ok(walk.found),
+        Err(Stop::Error(error)) => Err(error),
+    }
+}
+
+/// The messages on the way to a tensor.
+#[derive(Clone, Copy)]
+enum Message {
+    Model,
+    Graph,
+    Function,
+    Node,
+    Attribute,
+    Sparse,
+    Tensor,
+}
+
+impl Message {
+    /// What a field holds, if a tensor may be in it.
+    fn inside(self, field: u64) -> Option<Self> {
+        Some(match (self, field) {
+            (Self::Model, 7) | (Self::Attribute, 6 | 11) => Self::Graph,
+            (Self::Model, 25) => Self::Function,
+            (Self::Graph, 1) | (Self::Function, 7) => Self::Node,
+            (Self::Node, 5) | (Self::Function, 11) => Self::Attribute,
+            (Self::Graph, 15) | (Self::Attribute, 22 | 23) => Self::Sparse,
+            (Self::Graph, 5) | (Self::Attribute, 5 | 10) | (Self::Sparse, 1 | 2) => Self::Tensor,
+            _ => return None,
+        })
+    }
+}
+
+enum Stop {
+    NoMessage,
+    Error(DataFileError),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::NoMessage,
+            _ => Self::Error(error.into()),
+        }
+    }
+}
+
+/// A field's number and what it holds; of bytes and messages, their length.
+enum Value {
+    Number(u64),
+    Bytes(u64),
+    Other,
+}
+
+struct Walk<R: Read + Seek> {
+    file: BufReader<R>,
+    at: u64,
+    found: BTreeSet<String>,
+}
+
+impl<R: Read + Seek> Walk<R> {
+    /// Goes through the message that ends at `end`, which is within the file.
+    fn message(&mut self, message: Message, end: u64, depth: usize) -> Result<(), Stop> {
+        if depth > DEPTH {
+            return Err(Stop::NoMessage);
+        }
+        let (mut locations, mut is_external) = (Vec::new(), false);
+        while self.at < end {
+            let (field, value) = self.field(end)?;
+            match (message, field, value) {
+                (Message::Tensor, 13, Value::Bytes(length)) => {
+                    locations.extend(self.location(self.at + length)?);
+                }
+                (Message::Tensor, 14, Value::Number(place)) => is_external = place == 1,
+                (_, _, Value::Bytes(length)) => match message.inside(field) {
+                    Some(inside) => self.message(inside, self.at + length, depth + 1)?,
+                    None => self.skip(length)?,
+                },
+                _ => {}
+            }
+        }
+        if is_external {
+            self.found.extend(locations);
+        }
+        if self.found.len() > MOST {
+            return Err(Stop::Error(DataFileError::TooMany));
+        }
+        Ok(())
+    }
+
+    /// The file that one of a tensor's pairs of key and value names, if it is that pair.
+    fn location(&mut self, end: u64) -> Result<Option<String>, Stop> {
+        let (mut is_location, mut name) = (false, String::new());
+        while self.at < end {
+            match self.field(end)? {
+                (1, Value::Bytes(length)) => is_location = self.text(length)? == "location",
+                (2, Value::Bytes(length)) => name = self.text(length)?,
+                (_, Value::Bytes(length)) => self.skip(length)?,
+                _ => {}
+            }
+        }
+        let plain = || plain_name(&name).ok_or(Stop::Error(DataFileError::Outside(name.clone())));
+        is_location.then(plain).transpose()
+    }
+
+    /// The next field of a message that ends at `end`: of bytes, before them; else behind it.
+    fn field(&mut self, end: u64) -> Result<(u64, Value), Stop> {
+        let key = self.number(end)?;
+        let value = match key & 7 {
+            0 => Value::Number(self.number(end)?),
+            1 => self.fixed(8, end)?,
+            2 => {
+                let length = self.number(end)?;
+                if length > end - self.at {
+                    return Err(Stop::NoMessage);
+                }
+                Value::Bytes(length)
+            }
+            3 => self.group(end)?,
+            5 => self.fixed(4, end)?,
+            _ => return Err(Stop::NoMessage),
+        };
+        Ok((key >> 3, value))
+    }
+
+    fn fixed(&mut self, length: u64, end: u64) -> Result<Value, Stop> {
+        if length > end - self.at {
+            return Err(Stop::NoMessage);
+        }
+        self.skip(length)?;
+        Ok(Value::Other)
+    }
+
+    /// Passes over a group, which ONNX has none of and other readers pass over too.
+    fn group(&mut self, end: u64) -> Result<Value, Stop> {
+        let mut open = 1_u64;
+        while open > 0 {
+            let key = self.number(end)?;
+            match key & 7 {
+                0 => drop(self.number(end)?),
+                1 => drop(self.fixed(8, end)?),
+                2 => {
+                    let length = self.number(end)?;
+                    self.fixed(length, end)?;
+                }
+                3 => open += 1,
+                4 => open -= 1,
+                5 => drop(self.fixed(4, end)?),
+                _ => return Err(Stop::NoMessage),
+            }
+        }
+        Ok(Value::Other)
+    }
+
+    fn number(&mut self, end: u64) -> Result<u64, Stop> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            if self.at >= end {
+                break;
+            }
+            let mut byte = [0];
+            self.file.read_exact(&mut byte)?;
+            self.at += 1;
+            number |= u64::from(byte[0] & 0x7f) << shift;
+            if byte[0] < 0x80 {
+                return Ok(number);
+            }
+        }
+        Err(Stop::NoMessage)
+    }
+
+    /// A text, of one that is too long to be looked at only the beginning.
+    fn text(&mut self, length: u64) -> Result<String, Stop> {
+        let taken = length.min(NAME_LENGTH + 1);
+        let mut bytes = vec![0; taken as usize];
+        self.file.read_exact(&mut bytes)?;
+        self.at += taken;
+        self.skip(length - taken)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn skip(&mut self, length: u64) -> Result<(), Stop> {
+        // Within the file, so below 2 GiB.
+        self.file.seek_relative(length as i64)?;
+        self.at += length;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+mod tests {
+    use std::io::Cursor;
+
+    use berth_onnx::encode::{Message, constant, external, graph, model, node, subgraph};
+    use berth_tensor::DataType;
+
+    use super::*;
+
+    const FP32: DataType = DataType::Fp32;
+
+    fn beside(name: &str) -> Message {
+        external("w", FP32, &[1], (name, 0, 4))
+    }
+
+    fn with(constants: &[Message]) -> Vec<u8> {
+        model(graph(&[], constants, &[], &[]))
+    }
+
+    fn check(what: &str, model: &[u8], expected: Result<&[&str], &str>) {
+        match (named(Cursor::new(model)), expected) {
+            (Ok(found), Ok(expected)) => {
+                assert_eq!(
+                    found.iter().map(String::as_str).collect::<Vec<_>>(),
+                    expected,
+                    "{what}"
+                );
+            }
+            (Err(error), Err(part)) => {
+                let error = error.to_string();
+                assert!(error.contains(part), "{what}: {error}");
+            }
+            (found, _) => panic!("{what}: {found:?}"),
+        }
+    }
+
+    #[test]
+    fn names_are_found_wherever_a_tensor_may_be() {
+        check("none", &with(&[constant("w", FP32, &[1], &[0; 4])]), Ok(&[]));
+        check("two", &with(&[beside("b"), beside("a/c"), beside("./b")]), Ok(&["a/c", "b"]));
+        let attribute = |field, held: Message| {
+            let held = Message::default().bytes(1, "value").bytes(field, held);
+            node("Constant", &[], &["w"]).bytes(5, held)
+        };
+        let sparse = || Message::default().bytes(1, beside("in sparse"));
+        let inner = graph(&[attribute(10, beside("in a list"))], &[beside("in a graph")], &[], &[]);
+        let nodes = [
+            attribute(5, beside("in an attribute")),
+            subgraph(node("If", &["c"], &["y"]), "then_branch", &inner),
+            attribute(11, graph(&[attribute(22, sparse())], &[], &[], &[])),
+        ];
+        let names = ["in a graph", "in a list", "in an attribute", "in sparse"];
+        check("everywhere", &model(graph(&nodes, &[], &[], &[])), Ok(&names));
+        let function = Message::default().bytes(1, "f").bytes(7, attribute(5, beside("there")));
+        check("a function", Message::default().bytes(25, function).as_ref(), Ok(&["there"]));
+        // Groups and fixed numbers, which ONNX knows none of, are passed over.
+        let mut strange =
+            vec![0x53, 0x53, 0x0d, 1, 2, 3, 4, 0x54, 0x54, 0x59, 1, 2, 3, 4, 5, 6, 7, 8];
+        strange.extend(with(&[beside("w")]));
+        check("unknown fields", &strange, Ok(&["w"]));
+        // Cut off, it is the runtime's to refuse.
+        let whole = with(&[beside("first"), beside("second")]);
+        check("cut off", &whole[..whole.len() / 2], Ok(&[]));
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        let long = "n".repeat(NAME_LENGTH as usize + 1);
+        for name in [
+            "../w",
+            "a/../../w",
+            "a/../w",
+            "/etc/passwd",
+            "",
+            ".",
+            "..",
+            "*/_ORT_MEM_ADDR_/*",
+            "a\0b",
+            &long,
+        ] {
+            check(name, &with(&[beside(name)]), Err("a data file lies beside the model"));
+            // Not even where it would not be looked at.
+            let inline = beside(name).number(14, 0);
+            check(name, &with(&[inline]), Err("a data file lies beside the model"));
+        }
+        check("inline after all", &with(&[beside("w").number(14, 0)]), Ok(&[]));
+        let many = |count| (0..count).map(|number| beside(&number.to_string())).collect::<Vec<_>>();
+        assert_eq!(named(Cursor::new(with(&many(MOST)))).unwrap().len(), MOST);
+        check("many", &with(&many(MOST + 1)), Err("more than 1000 files"));
+    }
+
+    /// Counts what is read of a file.
+    struct Counted(Cursor<Vec<u8>>, u64);
+
+    impl Read for &mut Counted {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let read = self.0.read(buffer)?;
+            self.1 += read as u64;
+            Ok(read)
+        }
+    }
+
+    impl Seek for &mut Counted {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.0.seek(to)
+        }
+    }
+
+    #[test]
+    fn weights_are_not_read() {
+        let weights = constant("w", FP32, &[1 << 20], &vec![0; 4 << 20]);
+        let mut file = Counted(Cursor::new(with(&[weights, beside("w")])), 0);
+        assert_eq!(named(&mut file).unwrap().len(), 1);
+        assert!(file.1 < 64 << 10, "{} bytes were read", file.1);
+    }
+
+    /// SplitMix64.
+    fn random(state: &mut u64) -> usize {
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        ((mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 33) as usize
+    }
+
+    #[test]
+    fn whatever_the_bytes_the_walk_ends_with_plain_names() {
+        let good = with(&[beside("a/b"), beside("../c"), constant("n", FP32, &[1], &[0; 4])]);
+        let mut state = 7;
+        for round in 0..50_000 {
+            let mut bytes: Vec<u8> = match round % 2 {
+                0 => good.clone(),
+                _ => (0..random(&mut state) % 300).map(|_| random(&mut state) as u8).collect(),
+            };
+            for _ in 0..random(&mut state) % 8 {
+                let length = bytes.len().max(1);
+                if let Some(byte) = bytes.get_mut(random(&mut state) % length) {
+                    *byte = random(&mut state) as u8;
+                }
+            }
+            let length = bytes.len() as u64;
+            let mut file = Counted(Cursor::new(bytes), 0);
+            let found = named(&mut file).unwrap_or_default();
+            assert!(found.iter().all(|name| plain_name(name).as_ref() == Some(name)), "{found:?}");
+            assert!(file.1 <= length, "{} of {length} bytes were read", file.1);
+        }
+        // Messages in each other, deeper than any reader goes.
+        let mut deep = graph(&[], &[beside("w")], &[], &[]);
+        for _ in 0..2000 {
+            deep = graph(&[subgraph(node("If", &[], &[]), "then_branch", &deep)], &[], &[], &[]);
+        }
+        check("deep", &model(deep), Ok(&[]));
+    }
+}
