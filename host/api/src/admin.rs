@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::{Body, HttpBody as _};
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -10,13 +11,17 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use berth_monitor::Exporter;
 use berth_plugin::compile::COMPONENT_SIZE;
-use berth_serving::documents::{ModelVersion, PluginVersion};
+use berth_serving::documents::{ModelFiles, ModelVersion, PluginVersion};
+use berth_serving::model_files::ModelBlobs;
 use berth_serving::{ControlError, EndpointSpec, Host, catalog};
 use berth_store::{Note, SealedBlob, StoreError};
-use berth_tensor::Name;
+use berth_tensor::digest::DigestError;
+use berth_tensor::{Digest, Name};
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::task::block_in_place;
 
 use crate::respond::{ControlFailure, error, not_found, wrong_method};
 
@@ -44,6 +49,8 @@ pub fn router(admin: Admin) -> Router {
         .route("/metrics", get(metrics))
         .route("/v1/models", get(list::<ModelVersion>))
         .route("/v1/models/{name}", get(show::<ModelVersion>).post(push_model))
+        .route("/v1/models/{name}/files", post(push_files))
+        .route("/v1/uploads/{digest}", put(upload))
         .route("/v1/models/{name}/aliases/{alias}", put(alias::<ModelVersion>))
         .route("/v1/plugins", get(list::<PluginVersion>))
         .route("/v1/plugins/{name}", get(show::<PluginVersion>).post(push_plugin))
@@ -120,7 +127,51 @@ async fn push_model(
 ) -> Answer {
     let name: Name = name.parse()?;
     let blob = keep(&admin.host, body, MODEL_SIZE).await?;
-    Ok(Json(admin.host.push_model(name, blob, options.note()).await?).into_response())
+    Ok(Json(admin.host.push_model(name, blob.into(), options.note()).await?).into_response())
+}
+
+/// Pushes a model whose files were uploaded, or says what is to be uploaded first.
+async fn push_files(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+    Query(options): Query<Options>,
+    body: Result<Json<ModelFiles>, JsonRejection>,
+) -> Answer {
+    let name: Name = name.parse()?;
+    let Json(files) = match body {
+        Ok(body) => body,
+        Err(problem) => return Ok(error(problem.status(), &problem.body_text())),
+    };
+    let blobs = block_in_place(|| ModelBlobs::uploaded(admin.host.store(), &files))?;
+    Ok(Json(admin.host.push_model(name, blobs, options.note()).await?).into_response())
+}
+
+/// Where a body belongs in an upload.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Part {
+    #[serde(default)]
+    offset: u64,
+    /// Of the whole upload.
+    bytes: u64,
+}
+
+/// Goes on with an upload. What has arrived stays when the connection breaks.
+async fn upload(
+    State(admin): State<Admin>,
+    Path(digest): Path<String>,
+    Query(Part { offset, bytes }): Query<Part>,
+    mut body: Body,
+) -> Answer {
+    let digest: Digest =
+        digest.parse().map_err(|error: DigestError| ControlError::Invalid(error.to_string()))?;
+    let store = admin.host.store();
+    let mut upload = block_in_place(|| store.upload(digest, offset, bytes))?;
+    while let Some(piece) = next_piece(&mut body).await? {
+        block_in_place(|| upload.write(&piece))?;
+    }
+    let held = block_in_place(|| upload.finish())?;
+    Ok(Json(json!({ "digest": digest, "bytes": held })).into_response())
 }
 
 async fn push_plugin(
@@ -137,14 +188,14 @@ async fn push_plugin(
 async fn push_asset(State(admin): State<Admin>, body: Body) -> Answer {
     let blob = keep(&admin.host, body, ASSET_SIZE).await?;
     let (digest, bytes) = (blob.digest(), blob.size());
-    tokio::task::block_in_place(|| blob.place())?;
+    block_in_place(|| blob.place())?;
     Ok(Json(json!({ "digest": digest, "bytes": bytes })).into_response())
 }
 
 async fn apply(
     State(admin): State<Admin>,
     Query(options): Query<Options>,
-    body: Result<Json<Value>, axum::extract::rejection::JsonRejection>,
+    body: Result<Json<Value>, JsonRejection>,
 ) -> Answer {
     let Json(value) = match body {
         Ok(body) => body,
@@ -201,13 +252,20 @@ async fn keep(host: &Host, mut body: Body, most: u64) -> Result<SealedBlob, Cont
     if body.size_hint().lower() > most {
         return Err(StoreError::TooLarge { what: "the content".into(), limit: most }.into());
     }
-    let mut writer = tokio::task::block_in_place(|| host.store().blob_writer(most))?;
+    let mut writer = block_in_place(|| host.store().blob_writer(most))?;
+    while let Some(piece) = next_piece(&mut body).await? {
+        block_in_place(|| writer.write(&piece))?;
+    }
+    Ok(block_in_place(|| writer.seal(None))?)
+}
+
+async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, ControlError> {
     while let Some(frame) = body.frame().await {
         let frame = frame
             .map_err(|problem| ControlError::Invalid(format!("the body broke off: {problem}")))?;
         if let Ok(piece) = frame.into_data() {
-            tokio::task::block_in_place(|| writer.write(&piece))?;
+            return Ok(Some(piece));
         }
     }
-    Ok(tokio::task::block_in_place(|| writer.seal(None))?)
+    Ok(None)
 }

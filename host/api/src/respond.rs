@@ -8,6 +8,7 @@ use axum::{Json, Router};
 use berth_plugin::LoadError;
 use berth_serving::{ControlError, RequestError};
 use berth_store::StoreError;
+use serde_json::json;
 use tower::ServiceExt as _;
 
 use crate::oip::metadata::ErrorBody;
@@ -52,7 +53,12 @@ impl IntoResponse for ControlFailure {
         let status = match &self.0 {
             ControlError::NotFound(_) => StatusCode::NOT_FOUND,
             ControlError::Store(StoreError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            ControlError::Store(StoreError::Mismatch { .. }) => StatusCode::BAD_REQUEST,
+            ControlError::Store(StoreError::Gap { .. } | StoreError::Gone { .. })
+            | ControlError::NotUploaded(_) => StatusCode::CONFLICT,
+            ControlError::Store(StoreError::Busy) => StatusCode::SERVICE_UNAVAILABLE,
             ControlError::Store(_)
+            | ControlError::DataFile { .. }
             | ControlError::Host(_)
             | ControlError::Plugin {
                 source: LoadError::Cache(_) | LoadError::Compiler(_), ..
@@ -66,7 +72,13 @@ impl IntoResponse for ControlFailure {
             | ControlError::Policy { .. } => StatusCode::BAD_REQUEST,
             ControlError::Conflict(_) => StatusCode::CONFLICT,
         };
-        error(status, &self.0.to_string())
+        let message = self.0.to_string();
+        match self.0 {
+            ControlError::NotUploaded(missing) => {
+                (status, Json(json!({ "error": message, "missing": missing }))).into_response()
+            }
+            _ => error(status, &message),
+        }
     }
 }
 

@@ -1,17 +1,27 @@
 //! The admin port from the other side.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::io::{Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
+use berth_inference::data_files::{self, DataFileError};
+use berth_serving::documents::ModelFiles;
+use berth_tensor::Digest;
 use serde_json::Value;
-use ureq::http::Response;
-use ureq::{Agent, Body, SendBody};
+use ureq::http::{Response, StatusCode};
+use ureq::typestate::WithBody;
+use ureq::{Agent, Body, RequestBuilder, SendBody};
+
+use crate::progress::Progress;
 
 /// Where a host's admin port is unless told otherwise.
 pub(crate) const DEFAULT_ADMIN: &str = "127.0.0.1:8081";
+
+/// How often a host is asked what it lacks of a model: what it lets go of in between is sent anew.
+const ROUNDS: usize = 5;
 
 /// How to reach a host and how to print its answers.
 #[derive(clap::Args, Clone)]
@@ -47,23 +57,70 @@ impl Client {
         self.answer(request.header("content-type", "application/json").send(body.to_string()))
     }
 
-    /// Streams a file, with progress on a terminal when it takes longer than a second.
+    /// Streams a file in one request.
     pub(crate) fn upload(
         &self,
         path: &str,
         query: &[(&str, &str)],
         file: &Path,
     ) -> anyhow::Result<Value> {
-        let open = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
-        let length = open.metadata()?.len();
-        let mut progress = Progress::new(open, length, file);
+        let (open, length) = open(file)?;
         let request = self.agent().post(self.url(path)).query_pairs(signed(query));
-        let request = request.header("content-length", length.to_string());
-        // A host that refuses by name or size says so before the content is sent, and is heard.
-        let request = request.header("expect", "100-continue");
-        let sent = request.send(SendBody::from_reader(&mut progress));
-        progress.finish();
-        self.answer(sent)
+        self.answer(stream(request, Progress::new("sending", open, file, 0, length), length))
+    }
+
+    /// Pushes a model with the files that it names, of which only what the host lacks is sent.
+    pub(crate) fn push_model(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        file: &Path,
+    ) -> anyhow::Result<Value> {
+        let data = data_files::beside(file).map_err(|problem| match problem {
+            DataFileError::Read(error) => anyhow!("cannot open {}: {error}", file.display()),
+            problem => anyhow!("{} {problem}", file.display()),
+        })?;
+        let mut sources = HashMap::new();
+        let model = digest(file, &mut sources)?;
+        let mut files = ModelFiles { model, data: BTreeMap::new() };
+        for (name, path) in data {
+            files.data.insert(name, digest(&path, &mut sources)?);
+        }
+        let body = serde_json::to_string(&files)?;
+        let target = self.url(&format!("{path}/files"));
+        for _ in 0..ROUNDS {
+            let request = self.agent().post(&target).query_pairs(signed(query));
+            let sent = request.header("content-type", "application/json").send(&body);
+            let (status, answer) = self.read(sent)?;
+            let Some(missing) = answer["missing"].as_object() else {
+                return settled(status, answer);
+            };
+            for (digest, held) in missing {
+                let path = digest.parse().ok().and_then(|digest: Digest| sources.get(&digest));
+                let path = path.ok_or_else(|| anyhow!("the host asks for {digest}, unasked"))?;
+                self.send_rest(path, digest, held.as_u64().unwrap_or(0))?;
+            }
+        }
+        bail!("the host gave up {} time after time: too much is uploaded there", file.display())
+    }
+
+    /// Sends what a host that holds the first `held` bytes of a file lacks. A host where it has come to
+    /// an end meanwhile is to be asked again.
+    fn send_rest(&self, path: &Path, digest: &str, held: u64) -> anyhow::Result<()> {
+        let (mut file, length) = open(path)?;
+        let from = file.seek(SeekFrom::Start(held.min(length)))?;
+        let query = [("offset", from.to_string()), ("bytes", length.to_string())];
+        let request =
+            self.agent().put(self.url(&format!("/v1/uploads/{digest}"))).query_pairs(query);
+        let progress = Progress::new("sending", file, path, from, length);
+        let (status, answer) =
+            self.read(stream(request, progress, length - from)).map_err(|error| {
+                error.context(format!("{}: push it again to go on from there", path.display()))
+            })?;
+        match status {
+            StatusCode::CONFLICT => Ok(()),
+            _ => settled(status, answer).map(drop),
+        }
     }
 
     fn agent(&self) -> Agent {
@@ -84,6 +141,14 @@ impl Client {
     }
 
     fn answer(&self, sent: Result<Response<Body>, ureq::Error>) -> anyhow::Result<Value> {
+        let (status, value) = self.read(sent)?;
+        settled(status, value)
+    }
+
+    fn read(
+        &self,
+        sent: Result<Response<Body>, ureq::Error>,
+    ) -> anyhow::Result<(StatusCode, Value)> {
         let mut response = match sent {
             Ok(response) => response,
             Err(error) => bail!(
@@ -94,13 +159,43 @@ impl Client {
         let status = response.status();
         let text = response.body_mut().with_config().limit(1 << 30).read_to_string();
         let text = text.context("the host's answer broke off")?;
-        let value: Value = serde_json::from_str(&text)
+        let value = serde_json::from_str(&text)
             .with_context(|| format!("the host at {} answered {status} and no JSON", self.admin))?;
-        if status.is_success() {
-            return Ok(value);
-        }
-        bail!("{}", value["error"].as_str().unwrap_or("the host refused without a reason"))
+        Ok((status, value))
     }
+}
+
+fn settled(status: StatusCode, answer: Value) -> anyhow::Result<Value> {
+    if status.is_success() {
+        return Ok(answer);
+    }
+    bail!("{}", answer["error"].as_str().unwrap_or("the host refused without a reason"))
+}
+
+fn open(file: &Path) -> anyhow::Result<(File, u64)> {
+    let open = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+    let length = open.metadata()?.len();
+    Ok((open, length))
+}
+
+fn stream(
+    request: RequestBuilder<WithBody>,
+    mut content: Progress,
+    length: u64,
+) -> Result<Response<Body>, ureq::Error> {
+    let request = request.header("content-length", length.to_string());
+    // A host that refuses by name or size says so before the content is sent, and is heard.
+    request.header("expect", "100-continue").send(SendBody::from_reader(&mut content))
+}
+
+/// The sha256 of a file, which is a source from then on.
+fn digest(path: &Path, sources: &mut HashMap<Digest, PathBuf>) -> anyhow::Result<Digest> {
+    let (file, length) = open(path)?;
+    let mut progress = Progress::new("reading", file, path, 0, length);
+    let digest =
+        Digest::read(&mut progress).with_context(|| format!("cannot read {}", path.display()))?;
+    sources.insert(digest, path.to_owned());
+    Ok(digest)
 }
 
 /// Adds who asks.
@@ -112,42 +207,4 @@ fn signed<'a>(query: &[(&'a str, &'a str)]) -> Vec<(&'a str, String)> {
         query.iter().map(|&(key, value)| (key, value.to_owned())).collect();
     pairs.push(("who", user));
     pairs
-}
-
-/// A file that tells how much of it has been read.
-struct Progress {
-    file: File,
-    name: String,
-    done: u64,
-    length: u64,
-    start: std::time::Instant,
-    shown: u64,
-}
-
-impl Progress {
-    fn new(file: File, length: u64, path: &Path) -> Self {
-        let name =
-            path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        Self { file, name, done: 0, length, start: std::time::Instant::now(), shown: 0 }
-    }
-
-    fn finish(&self) {
-        if self.shown > 0 {
-            eprintln!();
-        }
-    }
-}
-
-impl Read for Progress {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.file.read(buffer)?;
-        self.done += read as u64;
-        let seconds = self.start.elapsed().as_secs();
-        if seconds > self.shown {
-            self.shown = seconds;
-            let percent = (self.done * 100).checked_div(self.length).unwrap_or(100);
-            eprint!("\r{}: {percent} % of {} MiB", self.name, self.length >> 20);
-        }
-        Ok(read)
-    }
 }

@@ -11,6 +11,7 @@ mod activity;
 mod client;
 mod endpoint_file;
 mod listen;
+mod progress;
 mod serve;
 mod spec_text;
 mod table;

@@ -1,7 +1,7 @@
 //! What an operator asks of a running host.
 
 use std::marker::PhantomData;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -20,6 +20,15 @@ pub(crate) trait Kind {
     const COLUMNS: &'static [&'static str];
     /// Their cells.
     fn cells(version: &Value) -> Vec<String>;
+    /// Pushes a file.
+    fn push(
+        client: &Client,
+        path: &str,
+        query: &[(&str, &str)],
+        file: &Path,
+    ) -> anyhow::Result<Value> {
+        client.upload(path, query, file)
+    }
     /// What else there is to say about a version.
     fn details(_: &Value) -> Vec<(String, String)> {
         Vec::new()
@@ -34,13 +43,26 @@ impl Kind for ModelKind {
     fn cells(version: &Value) -> Vec<String> {
         ["inputs", "outputs"].map(|key| types(&version[key], &version["symbols"])).into()
     }
+    fn push(
+        client: &Client,
+        path: &str,
+        query: &[(&str, &str)],
+        file: &Path,
+    ) -> anyhow::Result<Value> {
+        client.push_model(path, query, file)
+    }
     fn details(version: &Value) -> Vec<(String, String)> {
+        let data = version["files"]["data"].as_object().into_iter().flatten();
+        let data = data.map(|(name, digest)| {
+            ("data file".to_owned(), format!("{name} sha256:{}", short(digest)))
+        });
         let pair = |pair: &Value| (cell(&pair[0]), cell(&pair[1]));
         let properties = version["properties"].as_array().into_iter().flatten().map(pair);
         let batching = Some(&version["batching"]).filter(|batching| !batching.is_null());
         batching
             .map(|batching| ("batching".to_owned(), cell(batching)))
             .into_iter()
+            .chain(data)
             .chain(properties)
             .collect()
     }
@@ -100,7 +122,7 @@ fn run_artifact<K: Kind>(verb: ArtifactVerb, client: &Client) -> anyhow::Result<
     match verb {
         ArtifactVerb::Push { name, file, message } => {
             let pushed =
-                client.upload(&format!("{}/{name}", K::PATH), &[("why", &message)], &file)?;
+                K::push(client, &format!("{}/{name}", K::PATH), &[("why", &message)], &file)?;
             if client.json {
                 print_json(&pushed);
             } else {

@@ -1,5 +1,6 @@
 //! Models and plugins: their versions, and what references stand for.
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use berth_store::{Change, Note, Store};
@@ -7,7 +8,7 @@ use berth_tensor::{Digest, Name, Reference, Selector};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::documents::{MODEL, ModelVersion, PLUGIN, Pinned, PluginVersion, key};
+use crate::documents::{MODEL, ModelFiles, ModelVersion, PLUGIN, Pinned, PluginVersion, key};
 use crate::error::ControlError;
 
 const ALIAS: &str = "alias";
@@ -124,6 +125,16 @@ pub fn set_alias<T: Versioned>(
 
 fn alias_key<T: Versioned>(name: &Name, alias: &Name) -> String {
     format!("{}/{name}@{alias}", T::KIND)
+}
+
+/// The files of a pinned model.
+pub(crate) fn files(store: &Store, pinned: &Pinned) -> Result<ModelFiles, ControlError> {
+    let key = key(&pinned.name, pinned.version);
+    let found = store.get(MODEL, &key)?;
+    let version: Option<ModelVersion> =
+        found.map(|found| read(MODEL, &key, found.document)).transpose()?;
+    let files = version.and_then(|version| version.files);
+    Ok(files.unwrap_or_else(|| ModelFiles { model: pinned.digest, data: BTreeMap::new() }))
 }
 
 /// What a reference stands for now.

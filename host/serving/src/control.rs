@@ -15,6 +15,7 @@ use crate::documents::{
 };
 use crate::error::ControlError;
 use crate::host::{Host, PREPARING};
+use crate::model_files::ModelBlobs;
 use crate::prepare::blocking;
 use crate::spec::EndpointSpec;
 use crate::view::{HISTORY, no_endpoint};
@@ -41,19 +42,29 @@ impl Host {
     pub async fn push_model(
         &self,
         name: Name,
-        blob: SealedBlob,
+        blobs: ModelBlobs,
         note: Note,
     ) -> Result<ModelVersion, ControlError> {
         let workshop = Arc::clone(&self.workshop);
         blocking(move || {
-            let model = workshop.pushed_model(name.as_str(), &blob)?;
-            let (digest, bytes) = (blob.digest(), blob.size());
-            blob.place()?;
+            let model = match workshop.pushed_model(name.as_str(), &blobs) {
+                Ok(model) => model,
+                Err(error) => {
+                    // Where something else failed, what was uploaded is good for another try.
+                    if matches!(error, ControlError::Model(_)) {
+                        blobs.discard();
+                    }
+                    return Err(error);
+                }
+            };
+            let (files, bytes) = (blobs.files(), blobs.bytes());
+            blobs.place()?;
             let version = ModelVersion {
                 name,
                 version: 0,
-                digest,
+                digest: files.digest(),
                 bytes,
+                files: Some(files).filter(|files| !files.data.is_empty()),
                 pushed_ms: catalog::now_ms(),
                 inputs: model.inputs().to_vec(),
                 outputs: model.outputs().to_vec(),

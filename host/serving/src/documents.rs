@@ -23,10 +23,13 @@ pub struct ModelVersion {
     pub name: Name,
     /// From 1.
     pub version: u64,
-    /// The sha256 of the file.
+    /// The sha256 of the file; with data files, [`ModelFiles::digest`].
     pub digest: Digest,
-    /// The size of the file in bytes.
+    /// The size of all files in bytes.
     pub bytes: u64,
+    /// Its files, when the weights are not in the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<ModelFiles>,
     /// When it was pushed, in milliseconds since 1970.
     pub pushed_ms: u64,
     /// What it takes.
@@ -42,6 +45,29 @@ pub struct ModelVersion {
     /// Whether requests for it run together, or why not, as it was found when it was pushed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub batching: String,
+}
+
+/// The files of a model, by their sha256.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelFiles {
+    /// The model's own file.
+    pub model: Digest,
+    /// Those that hold its weights, by the names that it gives them.
+    #[serde(default)]
+    pub data: BTreeMap<String, Digest>,
+}
+
+impl ModelFiles {
+    /// The digest of the whole: of the only file, else of the JSON form of this, whose order of keys is
+    /// fixed.
+    pub fn digest(&self) -> Digest {
+        match self.data.is_empty() {
+            true => self.model,
+            // A map of text has a JSON form, so this cannot fail.
+            false => Digest::of(&serde_json::to_vec(self).unwrap_or_default()),
+        }
+    }
 }
 
 /// One version of a plugin.

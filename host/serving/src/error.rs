@@ -1,9 +1,11 @@
 //! Why the control plane or the request path says no.
 
+use std::collections::BTreeMap;
+
 use berth_inference::OpenError;
 use berth_plugin::{CallError, CreateError, LoadError, PolicyError};
 use berth_store::StoreError;
-use berth_tensor::ReferenceError;
+use berth_tensor::{Digest, ReferenceError};
 
 use crate::spec::SpecError;
 
@@ -30,6 +32,22 @@ pub enum ControlError {
     /// A model is refused.
     #[error(transparent)]
     Model(#[from] Box<OpenError>),
+    /// A file that holds a model's weights is not to be had from the store.
+    #[error("model {model}: data file {file:?}: {source}")]
+    DataFile {
+        /// The model.
+        model: String,
+        /// The file's name.
+        file: String,
+        /// Why.
+        source: StoreError,
+    },
+    /// Files are to be uploaded first: the bytes that are there of each.
+    #[error(
+        "{} of the model's files are not here yet: upload each to /v1/uploads, then ask again",
+        .0.len()
+    )]
+    NotUploaded(BTreeMap<Digest, u64>),
     /// A variant's processor cannot be made.
     #[error("variants.{variant}: processor {plugin}: {source}")]
     Processor {

@@ -25,6 +25,9 @@ pub(crate) const PREPARING: &str = "it is being prepared";
 /// On an idle host, one sweep in this many hands freed memory back to the system.
 const TRIM: u64 = 10;
 
+/// One sweep in this many looks for uploads that nobody goes on with.
+const EXPIRE: u64 = 600;
+
 /// The most revisions that stay warm only for rollbacks.
 const BAKING: usize = 64;
 
@@ -180,9 +183,12 @@ impl Host {
                 (runs, requests) => berth_monitor::ran_together(&bound.name, runs, requests),
             }
         }
+        let sweeps = self.sweeps.fetch_add(1, Ordering::Relaxed);
+        if sweeps.is_multiple_of(EXPIRE) {
+            self.store().expire_uploads();
+        }
         let admission = &self.workshop.admission;
         let idle = admission.requests.available_permits() == self.options.max_requests;
-        let sweeps = self.sweeps.fetch_add(1, Ordering::Relaxed);
         if !expired.is_empty() || (idle && sweeps.is_multiple_of(TRIM)) {
             drop(expired);
             give_memory_back();

@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use berth_inference::{Batching, Lane, ModelOptions, OpenError, Opened, Runtime};
+use berth_inference::{Batching, Lane, ModelOptions, Opened, Runtime};
 use berth_monitor::EndpointMetrics;
 use berth_plugin::engine::Engines;
 use berth_plugin::observing::Arm;
@@ -15,16 +14,17 @@ use berth_plugin::{
     Asset, Bindings, BoundModel, CallError, Compiled, CreateError, Evaluation, Observation, Policy,
     PolicyError, Processor, Sink,
 };
-use berth_store::{SealedBlob, Store, StoreError};
+use berth_store::{Store, StoreError};
 use berth_tensor::{Digest, Name};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use crate::catalog::now_ms;
+use crate::catalog::{self, now_ms};
 use crate::documents::{Pinned, PinnedPolicy, PinnedVariant, Revision};
 use crate::draw::Shares;
 use crate::error::ControlError;
 use crate::live::{Admission, LiveRevision, LiveVariant, Routing, Share, Way};
+use crate::model_files::ModelBlobs;
 use crate::sink::{Places, VariantSink};
 use crate::spec::{Limits, SpecError};
 
@@ -98,13 +98,16 @@ impl Workshop {
     /// Opens a model, or finds it open. Blocks.
     pub(crate) fn model(
         &self,
-        name: &str,
-        digest: Digest,
+        pinned: &Pinned,
         options: &ModelOptions,
     ) -> Result<Arc<Opened>, ControlError> {
-        self.models.get_or_make((digest, options.clone()), || {
-            self.runtime.aside(|| self.store.blob_verify(&digest))?;
-            self.open(name, &self.store.blob_path(&digest), options)
+        let name = pinned.to_string();
+        self.models.get_or_make((pinned.digest, options.clone()), || {
+            self.runtime.aside(|| {
+                let files = catalog::files(&self.store, pinned)?;
+                let blobs = ModelBlobs::stored(&self.store, &name, &files)?;
+                blobs.open(&self.store, &self.runtime, &name, options)
+            })
         })
     }
 
@@ -112,23 +115,11 @@ impl Workshop {
     pub(crate) fn pushed_model(
         &self,
         name: &str,
-        blob: &SealedBlob,
+        blobs: &ModelBlobs,
     ) -> Result<Arc<Opened>, ControlError> {
         let options = ModelOptions::default();
-        let open = || self.open(name, &blob.path(), &options);
-        self.models.get_or_make((blob.digest(), options.clone()), open)
-    }
-
-    fn open(
-        &self,
-        name: &str,
-        file: &Path,
-        options: &ModelOptions,
-    ) -> Result<Arc<Opened>, ControlError> {
-        let opened = self.runtime.aside(|| self.runtime.open(name, file, options));
-        opened.map_err(|source| match source {
-            OpenError::Memory { .. } => ControlError::Host(source.to_string()),
-            source => Box::new(source).into(),
+        self.models.get_or_make((blobs.files().digest(), options.clone()), || {
+            self.runtime.aside(|| blobs.open(&self.store, &self.runtime, name, &options))
         })
     }
 
@@ -232,7 +223,7 @@ impl Workshop {
             let models = pinned.models.iter().map(|(role, model)| {
                 let (role, name) = (role.clone(), model.to_string());
                 let spec = specs.get(&model.name).cloned().unwrap_or_default();
-                let opened = workshop.model(&name, model.digest, &spec.options(&model.name)?)?;
+                let opened = workshop.model(model, &spec.options(&model.name)?)?;
                 if let (Some(2..), Batching::Alone { why, .. }) =
                     (spec.max_batch, opened.batching())
                 {

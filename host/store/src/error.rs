@@ -45,6 +45,26 @@ pub enum StoreError {
         /// The digest of what was written.
         actual: Digest,
     },
+    /// What is sent of an upload does not follow on what is there.
+    #[error("{held} bytes of {digest} are here and {offset} is beyond them: go on from {held}")]
+    Gap {
+        /// The upload.
+        digest: Digest,
+        /// Where the client wanted to go on, in bytes.
+        offset: u64,
+        /// The bytes that are there.
+        held: u64,
+    },
+    /// An upload came to its end while it was gone on with: it has grown too old, was refused, or is
+    /// in the store by now.
+    #[error("the upload of {digest} has ended meanwhile: ask for what is missing, and begin again")]
+    Gone {
+        /// The upload.
+        digest: Digest,
+    },
+    /// Other uploads leave no room for this one.
+    #[error("other uploads take all the room that there is for them; try again later")]
+    Busy,
     /// There is no blob of that digest.
     #[error("blob {digest} is not in the store ({} does not exist)", .path.display())]
     Missing {

@@ -5,7 +5,8 @@
 //! - [`change`]: what is committed and what is read back
 //! - [`error`]: what can go wrong
 //! - `log`: changes and documents in SQLite (sole user of rusqlite)
-//! - [`blobs`]: content by its sha256 in files (sole user of cap-std)
+//! - [`blobs`]: content by its sha256 in files (sole user of cap-std, with `uploads`)
+//! - [`uploads`]: blobs that arrive in several goes
 //!
 //! Everything blocks on the disk. A commit and a sealed or placed blob have reached it when the call
 //! returns.
@@ -15,8 +16,10 @@ pub mod change;
 pub mod error;
 mod log;
 pub mod store;
+pub mod uploads;
 
-pub use blobs::{BlobWriter, SealedBlob};
+pub use blobs::{BlobWriter, LaidOut, SealedBlob};
 pub use change::{Change, Document, Entry, Note, Sequence};
 pub use error::StoreError;
 pub use store::Store;
+pub use uploads::Upload;

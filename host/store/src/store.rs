@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use berth_tensor::Digest;
 use tokio::sync::watch;
 
-use crate::blobs::{BlobWriter, Blobs};
+use crate::blobs::{BlobWriter, Blobs, LaidOut, SealedBlob};
 use crate::change::{Change, Document, Entry, Note, Sequence};
 use crate::error::StoreError;
 use crate::log::Log;
+use crate::uploads::Upload;
 
 /// An open store. A clone is another handle on the same one; the folder is free again when the
 /// last is gone.
@@ -95,24 +96,49 @@ impl Store {
         self.0.blobs.writer(limit)
     }
 
+    /// How many bytes are there of an upload: of a blob that arrives in several goes.
+    pub fn uploaded(&self, digest: &Digest) -> u64 {
+        self.0.blobs.uploaded(digest)
+    }
+
+    /// Goes on with an upload, of `bytes` in all, from `offset` on, which must not be beyond what is
+    /// there; refused when the uploads that are kept leave no room for it.
+    pub fn upload(&self, digest: Digest, offset: u64, bytes: u64) -> Result<Upload, StoreError> {
+        self.0.blobs.upload(digest, offset, bytes)
+    }
+
+    /// An upload, if it is whole.
+    pub fn whole_upload(&self, digest: &Digest) -> Option<SealedBlob> {
+        self.0.blobs.whole_upload(digest)
+    }
+
+    /// Lets go of uploads that nothing was added to for a day.
+    pub fn expire_uploads(&self) {
+        self.0.blobs.uploads.expire(&self.0.blobs);
+    }
+
+    /// The blob in its place, compared with its digest, which reads it in small pieces.
+    pub fn blob(&self, digest: &Digest) -> Result<SealedBlob, StoreError> {
+        self.0.blobs.whole(digest)
+    }
+
+    /// A folder in which blobs lie under names, which are relative and lead nowhere else, for those who
+    /// must have them so.
+    pub fn lay_out<'a>(
+        &self,
+        files: impl IntoIterator<Item = (&'a str, &'a SealedBlob)>,
+    ) -> Result<LaidOut, StoreError> {
+        self.0.blobs.lay_out(files)
+    }
+
     /// Whether the blob is there; its content is not looked at.
     pub fn blob_exists(&self, digest: &Digest) -> Result<bool, StoreError> {
         self.0.blobs.exists(digest)
     }
 
-    /// The blob's file, for those who must have a path. Its content is not looked at.
-    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.0.blobs.path(digest)
-    }
-
     /// The whole blob, compared with its digest.
     pub fn blob_read(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
         self.0.blobs.read(digest)
-    }
-
-    /// Compares the blob with its digest, reading it in small pieces.
-    pub fn blob_verify(&self, digest: &Digest) -> Result<(), StoreError> {
-        self.0.blobs.verify(digest)
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {

@@ -186,17 +186,15 @@ fn blobs_come_back() {
         let digest = push(&store, content);
         assert_eq!(push(&store, content), digest, "written again");
         assert_eq!(store.blob_read(&digest).unwrap(), content);
-        assert_eq!(fs::read(store.blob_path(&digest)).unwrap(), content);
-        store.blob_verify(&digest).unwrap();
+        assert_eq!(fs::read(store.blob(&digest).unwrap().path()).unwrap(), content);
+        store.blob(&digest).unwrap();
     }
     drop(store);
     let store = Store::open(folder.path()).unwrap();
     assert_eq!(store.blob_read(&Digest::of(b"x")).unwrap(), b"x");
     assert!(store.blob_exists(&Digest::of(b"x")).unwrap());
     assert!(!store.blob_exists(&Digest::of(b"y")).unwrap());
-    for missing in
-        [store.blob_read(&Digest::of(b"y")).err(), store.blob_verify(&Digest::of(b"y")).err()]
-    {
+    for missing in [store.blob_read(&Digest::of(b"y")).err(), store.blob(&Digest::of(b"y")).err()] {
         assert!(matches!(missing, Some(StoreError::Missing { .. })), "{missing:?}");
     }
 }
@@ -205,9 +203,9 @@ fn blobs_come_back() {
 fn an_altered_blob_is_found_and_repaired() {
     let (_folder, store) = open();
     let digest = push(&store, b"content");
-    let path = store.blob_path(&digest);
+    let path = store.blob(&digest).unwrap().path();
     fs::write(&path, "contend").unwrap();
-    for corrupt in [store.blob_read(&digest).err(), store.blob_verify(&digest).err()] {
+    for corrupt in [store.blob_read(&digest).err(), store.blob(&digest).err()] {
         let text = corrupt.unwrap().to_string();
         for part in ["corrupt", &digest.to_string(), &path.display().to_string()] {
             assert!(text.contains(part), "{text}");
