@@ -13,6 +13,7 @@
 //! - [`full_memory`]: no memory for a model, nor for a run
 //! - [`guests`]: every guest has a test
 //! - [`host_calls`]: host calls with arguments that no SDK gives
+//! - [`large_models`]: models of several files, uploads that go on where they broke off
 //! - [`overload`]: more than the host takes on at once
 //! - [`pictures`]: pictures of every kind, against Pillow and numpy
 //! - [`policies`]: policies and routers that fail
@@ -43,6 +44,7 @@ mod full_disk;
 mod full_memory;
 mod guests;
 mod host_calls;
+mod large_models;
 mod overload;
 mod pictures;
 mod policies;

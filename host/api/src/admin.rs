@@ -12,7 +12,6 @@ use axum::{Json, Router};
 use berth_monitor::Exporter;
 use berth_plugin::compile::COMPONENT_SIZE;
 use berth_serving::documents::{ModelFiles, ModelVersion, PluginVersion};
-use berth_serving::model_files::ModelBlobs;
 use berth_serving::{ControlError, EndpointSpec, Host, catalog};
 use berth_store::{Note, SealedBlob, StoreError};
 use berth_tensor::digest::DigestError;
@@ -127,7 +126,7 @@ async fn push_model(
 ) -> Answer {
     let name: Name = name.parse()?;
     let blob = keep(&admin.host, body, MODEL_SIZE).await?;
-    Ok(Json(admin.host.push_model(name, blob.into(), options.note()).await?).into_response())
+    Ok(Json(admin.host.push_model(name, blob, options.note()).await?).into_response())
 }
 
 /// Pushes a model whose files were uploaded, or says what is to be uploaded first.
@@ -142,8 +141,7 @@ async fn push_files(
         Ok(body) => body,
         Err(problem) => return Ok(error(problem.status(), &problem.body_text())),
     };
-    let blobs = block_in_place(|| ModelBlobs::uploaded(admin.host.store(), &files))?;
-    Ok(Json(admin.host.push_model(name, blobs, options.note()).await?).into_response())
+    Ok(Json(admin.host.push_files(name, files, options.note()).await?).into_response())
 }
 
 /// Where a body belongs in an upload.

@@ -1,6 +1,6 @@
 //! What changes the endpoints: push, apply, rollback, delete.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use berth_plugin::Evaluation;
@@ -11,12 +11,13 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::catalog::{self, document, read};
 use crate::documents::{
-    ENDPOINT, EndpointRecord, EndpointState, ModelVersion, PluginVersion, REVISION, Revision,
+    ENDPOINT, EndpointRecord, EndpointState, ModelFiles, ModelVersion, PluginVersion, REVISION,
+    Revision,
 };
 use crate::error::ControlError;
 use crate::host::{Host, PREPARING};
 use crate::model_files::ModelBlobs;
-use crate::prepare::blocking;
+use crate::prepare::{Workshop, blocking};
 use crate::spec::EndpointSpec;
 use crate::view::{HISTORY, no_endpoint};
 
@@ -38,41 +39,31 @@ pub struct Applied {
 }
 
 impl Host {
-    /// Opens a model, and gives it the next version. Refused, it leaves nothing.
+    /// Opens a model of one file, and gives it the next version. Refused, it leaves nothing.
     pub async fn push_model(
         &self,
         name: Name,
-        blobs: ModelBlobs,
+        blob: SealedBlob,
+        note: Note,
+    ) -> Result<ModelVersion, ControlError> {
+        let workshop = Arc::clone(&self.workshop);
+        blocking(move || commit_model(&workshop, name, blob.into(), &note)).await
+    }
+
+    /// Opens a model whose files were uploaded, and gives it the next version. Until all of them are
+    /// here, says which are not; refused, it leaves nothing of them.
+    pub async fn push_files(
+        &self,
+        name: Name,
+        files: ModelFiles,
         note: Note,
     ) -> Result<ModelVersion, ControlError> {
         let workshop = Arc::clone(&self.workshop);
         blocking(move || {
-            let model = match workshop.pushed_model(name.as_str(), &blobs) {
-                Ok(model) => model,
-                Err(error) => {
-                    // Where something else failed, what was uploaded is good for another try.
-                    if matches!(error, ControlError::Model(_)) {
-                        blobs.discard();
-                    }
-                    return Err(error);
-                }
-            };
-            let (files, bytes) = (blobs.files(), blobs.bytes());
-            blobs.place()?;
-            let version = ModelVersion {
-                name,
-                version: 0,
-                digest: files.digest(),
-                bytes,
-                files: Some(files).filter(|files| !files.data.is_empty()),
-                pushed_ms: catalog::now_ms(),
-                inputs: model.inputs().to_vec(),
-                outputs: model.outputs().to_vec(),
-                symbols: model.symbols().clone(),
-                properties: model.properties().to_vec(),
-                batching: model.batching().to_string(),
-            };
-            catalog::push(&workshop.store, version, &note)
+            // Two that push the same do not take it from each other: the second finds it in its place.
+            let _alone = workshop.pushes.lock().unwrap_or_else(PoisonError::into_inner);
+            let blobs = ModelBlobs::uploaded(&workshop.store, &files)?;
+            commit_model(&workshop, name, blobs, &note)
         })
         .await
     }
@@ -310,4 +301,38 @@ impl Host {
         )?;
         Ok(())
     }
+}
+
+fn commit_model(
+    workshop: &Workshop,
+    name: Name,
+    blobs: ModelBlobs,
+    note: &Note,
+) -> Result<ModelVersion, ControlError> {
+    let model = match workshop.pushed_model(name.as_str(), &blobs) {
+        Ok(model) => model,
+        Err(error) => {
+            // Where something else failed, what was uploaded is good for another try.
+            if matches!(error, ControlError::Model(_)) {
+                blobs.discard();
+            }
+            return Err(error);
+        }
+    };
+    let (files, bytes) = (blobs.files(), blobs.bytes());
+    blobs.place()?;
+    let version = ModelVersion {
+        name,
+        version: 0,
+        digest: files.digest(),
+        bytes,
+        files: Some(files).filter(|files| !files.data.is_empty()),
+        pushed_ms: catalog::now_ms(),
+        inputs: model.inputs().to_vec(),
+        outputs: model.outputs().to_vec(),
+        symbols: model.symbols().clone(),
+        properties: model.properties().to_vec(),
+        batching: model.batching().to_string(),
+    };
+    catalog::push(&workshop.store, version, note)
 }

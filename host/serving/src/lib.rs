@@ -4,7 +4,7 @@
 //! - [`provider`]: an execution provider as that file names it
 //! - [`documents`]: what the store keeps
 //! - [`catalog`]: models and plugins and their versions
-//! - [`model_files`]: a model's files in the store
+//! - `model_files`: a model's files in the store
 //! - [`prepare`]: from a revision's document to one that answers
 //! - [`live`]: a revision that answers, and the request's way
 //! - [`draw`]: the draw of an arm from shares
@@ -20,7 +20,7 @@ pub mod draw;
 pub mod error;
 pub mod host;
 pub mod live;
-pub mod model_files;
+mod model_files;
 pub mod prepare;
 pub mod provider;
 mod resolve;

@@ -14,7 +14,7 @@ use crate::error::ControlError;
 const MODEL: &str = "model.onnx";
 
 /// The files of a model, each whole and compared with its digest.
-pub struct ModelBlobs {
+pub(crate) struct ModelBlobs {
     model: SealedBlob,
     data: BTreeMap<String, SealedBlob>,
 }
@@ -43,7 +43,7 @@ impl ModelBlobs {
     }
 
     /// The files of a model that is being pushed: uploaded, or in the store already. Blocks.
-    pub fn uploaded(store: &Store, files: &ModelFiles) -> Result<Self, ControlError> {
+    pub(crate) fn uploaded(store: &Store, files: &ModelFiles) -> Result<Self, ControlError> {
         for name in files.data.keys() {
             if data_files::plain_name(name).as_ref() != Some(name)
                 || name.split('/').next() == Some(MODEL)

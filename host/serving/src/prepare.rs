@@ -46,6 +46,8 @@ pub(crate) struct Workshop {
     shares: Shared<Name, Share>,
     /// Where plugins have trapped.
     traps: Arc<Places>,
+    /// Held while a model that was uploaded is pushed.
+    pub(crate) pushes: Mutex<()>,
 }
 
 /// Values in use, by what they are known by. One that nobody uses any more is forgotten.
@@ -92,6 +94,7 @@ impl Workshop {
             assets: Shared::new(),
             shares: Shared::new(),
             traps: Arc::default(),
+            pushes: Mutex::default(),
         }
     }
 

@@ -35,6 +35,10 @@ impl Request {
         Self { body, ..Self::new("POST", target).header("content-type", content_type) }
     }
 
+    pub(crate) fn put(target: &str, body: impl AsRef<[u8]>) -> Self {
+        Self { body: body.as_ref().to_vec(), ..Self::new("PUT", target) }
+    }
+
     /// An inference request of one FP32 input.
     pub(crate) fn infer(endpoint: &str, input: &str, shape: &[u64], data: &[f32]) -> Self {
         let body = serde_json::json!({
