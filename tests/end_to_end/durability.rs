@@ -70,13 +70,15 @@ pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     entries.flat_map(below).collect()
 }
 
+/// The name of a content's blob.
+pub(crate) fn digest(content: impl AsRef<[u8]>) -> String {
+    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Every blob is what its name says, and nothing else lies beside them.
 pub(crate) fn check_blobs(data: &Path) {
     for file in files(&data.join("blobs")) {
-        let digest: String = Sha256::digest(fs::read(&file).unwrap())
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let digest = digest(fs::read(&file).unwrap());
         assert_eq!(file.file_name().unwrap().to_str().unwrap(), digest, "{}", file.display());
     }
     for file in files(data) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::durability::{check_blobs, done, files};
+use crate::durability::{check_blobs, digest, done, files};
 use crate::support::disk::Disk;
 use crate::support::files::{guest, tensors};
 use crate::support::host::new_folder;
@@ -42,8 +42,12 @@ fn check(mut host: Host, data: &Path, limit: impl Fn(&Host, Option<&Room>)) {
     let apply = Request::post("/v1/endpoints", "application/json", spec.to_string());
     let post = |target: &str, content: &[u8]| Request::post(target, "text/plain", content);
     let room = |size, free| Room { size, free };
+    let labels = b"what is uploaded";
+    let digest = digest(labels);
+    let put = Request::put(&format!("/v1/uploads/{digest}?bytes={}", labels.len()), labels);
     let cases = [
         ("a blob", room(0, 0), post("/v1/models/new", &model), "blobs/partial/"),
+        ("an upload", room(0, 0), put, "blobs/partial/"),
         ("an asset", room(0, 0), post("/v1/assets", b"labels"), "blobs/partial/"),
         ("the log", room(log, PAGE), post("/v1/models/new", &model), "cannot commit to "),
         ("a revision", room(log, 0), apply, "cannot commit to "),

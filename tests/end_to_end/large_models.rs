@@ -6,9 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use berth_onnx::networks::{dense, dense_beside};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
-use crate::durability::{check_blobs, done, files};
+use crate::durability::{check_blobs, digest, done, files};
 use crate::support::files::{tensors, told};
 use crate::support::proxy::Proxy;
 use crate::support::{Connection, Host, Request, until};
@@ -29,10 +28,6 @@ fn write(host: &Host, folder: &str, seed: u64, units: &[i64]) -> PathBuf {
 /// The answer of an endpoint over a perceptron of [`UNITS`].
 fn answer(host: &Host, endpoint: &str) -> Vec<f64> {
     host.send(&Request::infer(endpoint, "x", &[1, 16], &[0.5; 16])).output()
-}
-
-fn digest(content: impl AsRef<[u8]>) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Nothing that an open model was laid out in is left, nor an upload.
