@@ -91,7 +91,9 @@ fn a_broken_data_file_is_named() {
     for (said, content) in [("is not in the store", None), ("is corrupt", Some(b"other weights"))] {
         host.kill();
         let _ = fs::remove_file(&blob);
-        content.map(|content| fs::write(&blob, content).unwrap());
+        if let Some(content) = content {
+            fs::write(&blob, content).unwrap();
+        }
         host.restart();
         let shown = host.json(&["endpoint", "show", "big"]);
         let problem = shown["problem"].as_str().unwrap();

@@ -244,15 +244,21 @@ impl<R: Read + Seek> Walk<R> {
         while open > 0 {
             let key = self.number(end)?;
             match key & 7 {
-                0 => drop(self.number(end)?),
-                1 => drop(self.fixed(8, end)?),
+                0 => {
+                    self.number(end)?;
+                }
+                1 => {
+                    self.fixed(8, end)?;
+                }
                 2 => {
                     let length = self.number(end)?;
                     self.fixed(length, end)?;
                 }
                 3 => open += 1,
                 4 => open -= 1,
-                5 => drop(self.fixed(4, end)?),
+                5 => {
+                    self.fixed(4, end)?;
+                }
                 _ => return Err(Stop::NoMessage),
             }
         }

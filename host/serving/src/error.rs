@@ -40,7 +40,7 @@ pub enum ControlError {
         /// The file's name.
         file: String,
         /// Why.
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// Files are to be uploaded first: the bytes that are there of each.
     #[error(

@@ -35,9 +35,11 @@ impl ModelBlobs {
     ) -> Result<Self, ControlError> {
         let data = files.data.iter().map(|(file, digest)| match store.blob(digest) {
             Ok(blob) => Ok((file.clone(), blob)),
-            Err(source) => {
-                Err(ControlError::DataFile { model: name.to_owned(), file: file.clone(), source })
-            }
+            Err(source) => Err(ControlError::DataFile {
+                model: name.to_owned(),
+                file: file.clone(),
+                source: Box::new(source),
+            }),
         });
         Ok(Self { data: data.collect::<Result<_, _>>()?, model: store.blob(&files.model)? })
     }
