@@ -166,7 +166,7 @@ async fn weights_may_lie_beside_the_model() {
     let folder = tempfile::tempdir().unwrap();
     let [file, beside] = ["model.onnx", name].map(|name| folder.path().join(name));
     std::fs::write(&file, &bytes).unwrap();
-    let opened = || runtime.open("tested@1", &file, BatchOptions::default());
+    let opened = || runtime.open("tested@1", &file, &ModelOptions::default());
     let refused = |part: &str| {
         let error = opened().err().unwrap().to_string();
         let parts = ["model tested@1", "model.onnx", name, part];
@@ -199,7 +199,7 @@ async fn weights_may_lie_beside_the_model() {
     let folder = tempfile::tempdir().unwrap();
     let large = folder.path().join("large.onnx");
     std::fs::File::create(&large).unwrap().set_len(1 << 31).unwrap();
-    let error = runtime.open("tested@1", &large, BatchOptions::default()).err().unwrap();
+    let error = runtime.open("tested@1", &large, &ModelOptions::default()).err().unwrap();
     assert!(error.to_string().contains("large.onnx is larger than 2 GiB"), "{error}");
 }
 
