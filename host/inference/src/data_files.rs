@@ -301,5 +301,4 @@ impl<R: Read + Seek> Walk<R> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 mod tests;
