@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::files::tensors;
 use berth_onnx::networks::dense;
 
-use crate::support::{Host, Request, beside, until};
+use crate::support::{Host, Request, beside};
 
 /// Swaps before the first look, and between it and the last.
 const FIRST: usize = 10;
@@ -47,11 +47,16 @@ fn swaps_under_load_leave_nothing_behind() {
         let before = holds(&host);
         swap(SWAPS);
         go_on();
-        // Threads and mappings come and go by a few.
-        let room = [4, 4, 64, before[3] / 10];
+        // Threads and mappings come and go by a few, and an allocator keeps what it keeps. Every swap
+        // that left its model behind would leave 8 MiB.
+        let room = [8, 8, 64, before[3] / 10 + (24 << 10)];
         let most: Vec<u64> = before.iter().zip(room).map(|(held, room)| held + room).collect();
-        until(&format!("no more than {most:?} is held, {before:?} before"), || {
-            holds(&host).iter().zip(&most).all(|(held, most)| held <= most)
+        let mut now = before;
+        let flat = (0..100).any(|_| {
+            thread::sleep(Duration::from_millis(100));
+            now = holds(&host);
+            now.iter().zip(&most).all(|(held, most)| held <= most)
         });
+        assert!(flat, "{now:?} is held after {SWAPS} swaps, {before:?} before");
     });
 }
