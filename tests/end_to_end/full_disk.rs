@@ -81,7 +81,7 @@ fn files_that_cannot_grow_refuse_the_push_and_the_rest_goes_on() {
     let host = Host::start();
     let data = host.folder().join("data");
     check(host, &data, |host, room| {
-        host.limit("fsize", &room.map_or("unlimited".into(), |room| room.size.to_string()));
+        host.limit_files(&room.map_or("unlimited".into(), |room| room.size.to_string()));
     });
 }
 

@@ -10,7 +10,6 @@
 //! - [`durability`]: kills, broken files
 //! - [`embeddings`]: texts through the whole path
 //! - [`full_disk`]: no room for what is pushed and applied
-//! - [`full_memory`]: no memory for a model, nor for a run
 //! - [`guests`]: every guest has a test
 //! - [`host_calls`]: host calls with arguments that no SDK gives
 //! - [`large_models`]: models of several files, uploads that go on where they broke off
@@ -40,8 +39,6 @@ mod durability;
 mod embeddings;
 #[cfg(target_os = "linux")]
 mod full_disk;
-#[cfg(target_os = "linux")]
-mod full_memory;
 mod guests;
 mod host_calls;
 mod large_models;

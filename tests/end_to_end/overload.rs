@@ -224,3 +224,20 @@ fn answers_that_are_not_taken_are_bounded() {
     let lost = [&mut second, &mut third].map(|client| client.answer().is_err());
     assert!(lost.contains(&true), "the rest of an answer is gone");
 }
+
+#[test]
+fn a_run_that_finds_no_memory_fails_alone() {
+    let host = Host::start();
+    host.push_model("zeros", &onnx::zeros());
+    host.apply(&tensors("zeros", "zeros@1"));
+    let zeros = |count: u64| {
+        let input = json!({"name": "n", "datatype": "INT64", "shape": [1], "data": [count]});
+        let body = json!({ "inputs": [input] }).to_string();
+        host.send(&Request::post("/v2/models/zeros/infer", "application/json", body))
+    };
+    for more in [1 << 44, 1 << 45] {
+        // More than any machine has.
+        zeros(more).check_error("a run", 500, "there is no memory left for this run; give it less");
+        assert_eq!(zeros(3).output(), [0.0; 3]);
+    }
+}

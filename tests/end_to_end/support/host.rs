@@ -202,12 +202,12 @@ impl Host {
         peak() - before
     }
 
-    /// Lets no file of the host's grow beyond `bytes`, as if the disk were full (`fsize`), or none of
-    /// its memory (`data`); `unlimited` again lets all.
+    /// Lets no file of the host's grow beyond `bytes`, as if the disk were full; `unlimited` again
+    /// lets all.
     #[cfg(target_os = "linux")]
-    pub(crate) fn limit(&self, what: &str, bytes: &str) {
+    pub(crate) fn limit_files(&self, bytes: &str) {
         let id = self.child.lock().unwrap().id().to_string();
-        let limit = format!("--{what}={bytes}:unlimited");
+        let limit = format!("--fsize={bytes}:unlimited");
         let set = Command::new("prlimit").args(["--pid", &id, &limit]).status();
         assert!(set.expect("prlimit runs").success());
     }
