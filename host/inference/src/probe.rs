@@ -25,9 +25,11 @@ const ALONE: &str = "alone";
 const ROWS: u32 = 32;
 /// Rows with which it is measured what running together brings.
 const MEASURED: u64 = 8;
-/// A model whose runs take longer is not measured: it is long past the point at which a core has
-/// enough to do.
-const LONGEST: Duration = Duration::from_millis(20);
+/// A model of which one row takes longer is not measured: it is long past the point at which a core
+/// has enough to do, and measuring would delay whoever waits for the model.
+const LONGEST: Duration = Duration::from_millis(5);
+/// The same for a device, which takes many rows to have enough to do.
+const LONGEST_ON_DEVICE: Duration = Duration::from_millis(100);
 /// A row must take less than this part of what it takes alone.
 const WORTH: f64 = 0.8;
 /// One probing run may take as long.
@@ -97,15 +99,17 @@ pub(crate) fn judge(session: &Arc<Session>, most: Option<u32>, deadlines: &Deadl
         return refused(why.clone());
     }
     let probe = Probe { session, deadlines };
-    match probe.agrees() {
-        Err(why) => return refused(why),
-        Ok(()) if most.is_some() => {}
-        Ok(()) => match probe.brings() {
-            Ok(()) => {}
-            Err(why) => return Batching::Alone { why, safe: true },
-        },
+    if most.is_none() {
+        match probe.brings_nothing() {
+            Err(problem) => return refused(format!("it could not be tried: {problem}")),
+            Ok(Some(why)) => return Batching::Alone { why, safe: true },
+            Ok(None) => {}
+        }
     }
-    Batching::Together { most: most.unwrap_or(ROWS) }
+    match probe.agrees() {
+        Err(why) => refused(why),
+        Ok(()) => Batching::Together { most: most.unwrap_or(ROWS) },
+    }
 }
 
 struct Probe<'a> {
@@ -138,8 +142,10 @@ impl Probe<'_> {
         Ok(())
     }
 
-    /// Compares the time of a row alone with that of one among several.
-    fn brings(&self) -> Result<(), String> {
+    /// Compares the time of a row alone with that of one among several; why they are better alone, if
+    /// they are.
+    fn brings_nothing(&self) -> Result<Option<String>, String> {
+        let longest = if self.session.on_device { LONGEST_ON_DEVICE } else { LONGEST };
         let several = self.inputs(MEASURED)?;
         let alone = part(&several, 0..1)?;
         let shortest = |inputs: &[Tensor], longest: Duration| {
@@ -152,19 +158,17 @@ impl Probe<'_> {
             }
             Ok::<_, String>(shortest)
         };
-        let one = shortest(&alone, LONGEST)?;
-        if one > LONGEST {
-            return Err(format!(
-                "a run of one takes {one:.1?}, so that more at once bring nothing; a maximum in the endpoint file has them run together"
-            ));
+        let one = shortest(&alone, longest)?;
+        if one > longest {
+            return Ok(Some(format!(
+                "a run of one takes {one:.1?}, so that more at once bring nothing; max_batch in the endpoint file has them run together"
+            )));
         }
-        let row = shortest(&several, LONGEST * MEASURED as u32)?.div_f64(MEASURED as f64);
-        if row.as_secs_f64() > WORTH * one.as_secs_f64() {
-            return Err(format!(
-                "a row takes {one:.1?} alone and {row:.1?} among {MEASURED}, so that it brings nothing; a maximum in the endpoint file has them run together"
-            ));
-        }
-        Ok(())
+        let row = shortest(&several, longest)?.div_f64(MEASURED as f64);
+        let nothing = row.as_secs_f64() > WORTH * one.as_secs_f64();
+        Ok(nothing.then(|| format!(
+            "a row takes {one:.1?} alone and {row:.1?} among {MEASURED}, so that it brings nothing; max_batch in the endpoint file has them run together"
+        )))
     }
 
     fn run(&self, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Duration), String> {

@@ -236,5 +236,7 @@ fn models_bring_no_threads() {
     let others = || threads("") - known.into_iter().map(threads).sum::<usize>();
     let before = others();
     let models: Vec<_> = (0..8).map(|_| open(&runtime, &perceptron(1)).unwrap()).collect();
-    assert_eq!(others(), before, "{} models", models.len());
+    // A thread has no name yet when it starts, so that one more or less says nothing; each model would
+    // bring one at least.
+    assert!(others() < before + models.len() / 2, "{} models", models.len());
 }
