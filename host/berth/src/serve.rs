@@ -143,13 +143,14 @@ impl Serve {
         let data_listener = bind(self.listen, "--listen").await?;
         let admin_listener = bind(self.admin, "--admin").await?;
         say(&format!(
-            "berth {} serves on http://{}, admin on http://{}\nONNX Runtime {} with {} from {}; {cores} cores, {instances} instances{}",
+            "berth {} serves on http://{}, admin on http://{}\nONNX Runtime {} with {} from {}; {cores} cores, {} threads for models, {instances} instances{}",
             env!("CARGO_PKG_VERSION"),
             data_listener.local_addr()?,
             admin_listener.local_addr()?,
             inference.version(),
             inference.providers(),
             inference.library().display(),
+            inference.threads(),
             if engines.pooled() { ", pooled" } else { ", made on demand" },
         ));
 

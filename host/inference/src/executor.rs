@@ -22,6 +22,7 @@ pub struct Lane {
 pub(crate) struct Executor {
     shared: Arc<Shared>,
     lanes: AtomicU64,
+    pub(crate) threads: usize,
 }
 
 struct Shared {
@@ -63,8 +64,8 @@ impl Executor {
             arrived: Condvar::new(),
             each: each.max(1),
         });
-        let executor = Self { shared, lanes: AtomicU64::new(0) };
-        for number in 0..threads.max(1) {
+        let executor = Self { shared, lanes: AtomicU64::new(0), threads: threads.max(1) };
+        for number in 0..executor.threads {
             let shared = Arc::clone(&executor.shared);
             std::thread::Builder::new()
                 .name(format!("berth-infer-{number}"))

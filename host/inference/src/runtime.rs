@@ -65,6 +65,11 @@ impl Runtime {
         &self.library.version
     }
 
+    /// Threads that run models.
+    pub fn threads(&self) -> usize {
+        self.lanes.executor.threads
+    }
+
     /// The file that was loaded; a bare name when the system found it.
     pub fn library(&self) -> &Path {
         &self.library.path
