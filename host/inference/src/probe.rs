@@ -59,8 +59,6 @@ pub enum Batching {
     Alone {
         /// Why, for people.
         why: String,
-        /// Whether running together would be safe, so that it is only a matter of time.
-        safe: bool,
     },
 }
 
@@ -77,9 +75,9 @@ impl std::fmt::Display for Batching {
 
 /// Judges a model. `most` is what the operator asks for.
 pub(crate) fn judge(session: &Arc<Session>, most: Option<u32>, deadlines: &Deadlines) -> Batching {
-    let refused = |why: String| Batching::Alone { why, safe: false };
+    let refused = |why: String| Batching::Alone { why };
     if most.is_some_and(|most| most <= 1) {
-        return Batching::Alone { why: "so it is configured".to_owned(), safe: true };
+        return Batching::Alone { why: "so it is configured".to_owned() };
     }
     let declared = session.properties.iter().find(|(key, _)| key == DECLARED);
     match declared.map(|(_, value)| value.as_str()) {
@@ -102,7 +100,7 @@ pub(crate) fn judge(session: &Arc<Session>, most: Option<u32>, deadlines: &Deadl
     if most.is_none() {
         match probe.brings_nothing() {
             Err(problem) => return refused(format!("it could not be tried: {problem}")),
-            Ok(Some(why)) => return Batching::Alone { why, safe: true },
+            Ok(Some(why)) => return Batching::Alone { why },
             Ok(None) => {}
         }
     }

@@ -227,9 +227,7 @@ impl Workshop {
                 let (role, name) = (role.clone(), model.to_string());
                 let spec = specs.get(&model.name).cloned().unwrap_or_default();
                 let opened = workshop.model(model, &spec.options(&model.name)?)?;
-                if let (Some(2..), Batching::Alone { why, .. }) =
-                    (spec.max_batch, opened.batching())
-                {
+                if let (Some(2..), Batching::Alone { why }) = (spec.max_batch, opened.batching()) {
                     let problem = format!("requests for {name} cannot run together: {why}");
                     let key = format!("models.{}.max_batch", model.name);
                     return Err(SpecError::new(key, problem).into());

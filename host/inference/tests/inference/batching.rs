@@ -46,7 +46,7 @@ fn only_what_is_safe_runs_together() {
         let opened = open_with(&runtime, &bytes, asked(8)).unwrap();
         match (opened.batching(), expected) {
             (Batching::Together { most: 8 }, None) => {}
-            (Batching::Alone { why, safe: false }, Some(part)) if why.contains(part) => {}
+            (Batching::Alone { why }, Some(part)) if why.contains(part) => {}
             (found, _) => panic!("{what}: {found}, expected {expected:?}"),
         }
     }
