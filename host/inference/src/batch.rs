@@ -12,10 +12,6 @@ use crate::deadline::{Answer, Run, Ticket};
 use crate::model::{Few, Opened, Plan};
 use crate::onnxruntime::session::Stop;
 
-/// A part of a batch's output up to this size, in bytes, is copied: a larger one keeps the whole
-/// output until it is let go of.
-const COPIED: usize = 16 << 10;
-
 /// One inference that waits for a thread.
 pub(crate) struct Entry {
     pub(crate) ticket: Arc<Ticket>,
@@ -169,7 +165,8 @@ pub(crate) fn split(output: &Tensor, rows: &[u64]) -> Result<Vec<Tensor>, String
             None => strings(&rest, elements),
         };
         let mut data = rest.split_to(length.min(rest.len()));
-        if data.len() <= COPIED && data.len() < output.data().len() {
+        // A part that is kept would keep the whole.
+        if data.len() < output.data().len() {
             data = Bytes::copy_from_slice(&data);
         }
         Tensor::new(output.datatype(), shape, data).map_err(|error| error.to_string())

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::InferenceError;
 use crate::batch::{self, Entry};
+use crate::deadline::Ticket;
 
 /// Whose inferences share a queue: an endpoint's. Where several lanes have something waiting, the
 /// one with the fewest runs under way is next, and among equals the one that has had the least time.
@@ -78,6 +79,18 @@ impl Executor {
     pub(crate) fn lane(&self) -> Arc<Lane> {
         let number = self.lanes.fetch_add(1, Ordering::Relaxed);
         Arc::new(Lane { number, used: AtomicU64::new(0) })
+    }
+
+    /// Takes what nobody waits for any more out of the lane's queue.
+    pub(crate) fn forget(&self, lane: &Lane, ticket: &Arc<Ticket>) {
+        let forgotten = {
+            let mut state = lock(&self.shared.state);
+            let Some(busy) = state.busy.get_mut(&lane.number) else { return };
+            let place = busy.waiting.iter().position(|entry| Arc::ptr_eq(&entry.ticket, ticket));
+            place.and_then(|place| busy.waiting.remove(place))
+        };
+        // Its tensors are freed without the lock.
+        drop(forgotten);
     }
 
     /// What waits and what runs in a lane.

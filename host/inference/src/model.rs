@@ -340,7 +340,10 @@ impl Model {
         now: Instant,
     ) -> Answer {
         let (reply, answer) = oneshot::channel();
-        let watched = self.lanes.deadlines.watch(deadline, Ticket::new(Some(reply), None));
+        let ticket = Ticket::new(Some(reply), None);
+        // Dropped last, when whoever has gone or is out of time is dead.
+        let _queued = Queued { model: self, ticket: Arc::clone(&ticket) };
+        let watched = self.lanes.deadlines.watch(deadline, ticket);
         // In the model's order, in which requests with the same inputs are alike.
         let mut tensors: Vec<(usize, Tensor)> =
             plan.inputs.iter().copied().zip(inputs.iter().map(|it| it.tensor.clone())).collect();
@@ -357,6 +360,20 @@ impl Model {
         // The ticket is dropped unanswered only when the runtime goes down.
         let gone = |_| Err(InferenceError::Runtime("it is shutting down".to_owned()));
         answer.await.unwrap_or_else(gone)
+    }
+}
+
+/// An inference that may be in its lane's queue. Dropped dead, it takes its tensors from there.
+struct Queued<'a> {
+    model: &'a Model,
+    ticket: Arc<Ticket>,
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        if self.ticket.is_dead() {
+            self.model.lanes.executor.forget(&self.model.lane, &self.ticket);
+        }
     }
 }
 

@@ -272,7 +272,7 @@ impl Session {
         })?;
         let missing = |index: usize| format!("output {:?} has no value", self.outputs[index].name);
         let read = |(result, &index): (Option<Value>, &usize)| {
-            value::read(result.ok_or_else(|| missing(index))?, self)
+            value::read(result.ok_or_else(|| missing(index))?, self, &lent)
         };
         results.into_iter().zip(outputs).map(read).collect()
     }

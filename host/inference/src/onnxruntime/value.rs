@@ -1,6 +1,7 @@
 //! Tensors in ONNX Runtime's terms.
 
 use std::ffi::{c_char, c_void};
+use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
@@ -68,6 +69,8 @@ impl Value {
 /// A tensor lent to one run.
 pub(super) struct Lent<'a> {
     value: Value,
+    /// The addresses of its elements.
+    memory: Range<usize>,
     /// The elements, where the tensor's own were not aligned.
     _aligned: Vec<u64>,
     _tensor: std::marker::PhantomData<&'a Tensor>,
@@ -78,7 +81,8 @@ impl<'a> Lent<'a> {
     pub(super) fn new(tensor: &'a Tensor, memory: &MemoryInfo<'static>) -> Result<Self, String> {
         let Some(size) = tensor.datatype().size() else {
             let value = strings(tensor)?;
-            return Ok(Self { value, _aligned: Vec::new(), _tensor: std::marker::PhantomData });
+            let (memory, _aligned) = (0..0, Vec::new());
+            return Ok(Self { value, memory, _aligned, _tensor: std::marker::PhantomData });
         };
         let data = tensor.data();
         let mut aligned = Vec::new();
@@ -110,7 +114,8 @@ impl<'a> Lent<'a> {
         })?;
         // SAFETY: the call has handed the value over.
         let value = unsafe { Value::from_raw(value) }.ok_or("no value was made")?;
-        Ok(Self { value, _aligned: aligned, _tensor: std::marker::PhantomData })
+        let memory = pointer.addr()..pointer.addr() + data.len();
+        Ok(Self { value, memory, _aligned: aligned, _tensor: std::marker::PhantomData })
     }
 
     pub(super) fn pointer(&self) -> *const sys::OrtValue {
@@ -174,8 +179,12 @@ impl AsRef<[u8]> for Kept {
     }
 }
 
-/// The tensor that a run has put out.
-pub(super) fn read(value: Value, session: &Arc<Session>) -> Result<Tensor, String> {
+/// The tensor that a run on what was `lent` has put out.
+pub(super) fn read(
+    value: Value,
+    session: &Arc<Session>,
+    lent: &[Lent<'_>],
+) -> Result<Tensor, String> {
     let (element, shape) = describe(&value)?;
     let datatype = datatype(element).ok_or_else(|| format!("an output of type {element}"))?;
     let count = shape.iter().product::<u64>() as usize;
@@ -193,7 +202,10 @@ pub(super) fn read(value: Value, session: &Arc<Session>) -> Result<Tensor, Strin
                 Some(pointer) => {
                     let kept =
                         Kept { pointer, length, _value: value, _session: Arc::clone(session) };
-                    if length <= COPIED {
+                    // A graph may put out an input as it is, whose memory is not the value's own.
+                    let is_lent =
+                        lent.iter().any(|input| input.memory.contains(&pointer.addr().get()));
+                    if length <= COPIED || is_lent {
                         Bytes::copy_from_slice(kept.as_ref())
                     } else {
                         Bytes::from_owner(kept)

@@ -190,3 +190,29 @@ fn one_model_answers_many_threads_at_once() {
         }
     });
 }
+
+#[tokio::test]
+async fn an_input_that_is_put_out_is_the_callers_no_more() {
+    let Some(runtime) = runtime(1) else { return };
+    let port = |name| berth_onnx::encode::port(name, DataType::Fp32, &[-1, 8192]);
+    let relu = berth_onnx::encode::node("Relu", &["x"], &["y"]);
+    let graph = berth_onnx::encode::graph(&[relu], &[], &[port("x")], &[port("y"), port("x")]);
+    let model = open(&runtime, &berth_onnx::encode::model(graph)).unwrap();
+    let values: Vec<f32> = (0..8192).map(|at| at as f32).collect();
+    // Out of line with its elements, so that what is lent is another copy; or as it is.
+    for skipped in [1, 4] {
+        let mut bytes = vec![0; skipped];
+        bytes.extend(floats(&values));
+        let data = bytes::Bytes::from(bytes).slice(skipped..);
+        let own = data.as_ptr_range();
+        let tensor = Tensor::new(DataType::Fp32, vec![1, 8192], data.clone()).unwrap();
+        let input = [NamedTensor { name: "x".into(), tensor }];
+        let output = run(&model, &input, &["x"]).await.unwrap().remove(0);
+        assert!(!own.contains(&output.tensor.data().as_ptr()));
+        drop((input, data));
+        // What was freed is written over by others.
+        let others: Vec<Vec<u8>> = (0..64).map(|_| vec![0xff; 8192 * 4]).collect();
+        assert_eq!(output.tensor.data().as_ref(), floats(&values));
+        drop(others);
+    }
+}
