@@ -7,8 +7,7 @@ use std::time::Instant;
 use berth_tensor::Tensor;
 use bytes::{Bytes, BytesMut};
 
-use crate::InferenceError;
-use crate::deadline::{Answer, Run, Ticket};
+use crate::deadline::{Run, Ticket};
 use crate::model::{Few, Opened, Plan};
 use crate::onnxruntime::session::Stop;
 
@@ -77,8 +76,8 @@ pub(crate) fn run(entries: Vec<Entry>) {
         return;
     }
     if let [entry] = entries.as_slice() {
-        let answer = alone(entry, &run.stop);
-        entry.ticket.answer(answer);
+        let Entry { ticket, opened, plan, tensors, .. } = entry;
+        ticket.answer(opened.run(plan, tensors.iter(), ticket, &run.stop, Instant::now()));
         return;
     }
     let Some(first) = entries.first() else { return };
@@ -96,26 +95,10 @@ pub(crate) fn run(entries: Vec<Entry>) {
                 first.opened.failed_together(&problem);
             }
             for entry in living {
-                run_again(&entry);
+                self::run(vec![entry]);
             }
         }
     }
-}
-
-/// Runs an entry by itself that has been in a run with others.
-fn run_again(entry: &Entry) {
-    let answer = Run::new().and_then(|run| {
-        if !entry.ticket.join(&run) || !run.unwanted() {
-            return Err(InferenceError::Timeout);
-        }
-        alone(entry, &run.stop)
-    });
-    entry.ticket.answer(answer);
-}
-
-fn alone(entry: &Entry, stop: &Stop) -> Answer {
-    let tensors = entry.tensors.iter();
-    entry.opened.run(&entry.plan, tensors, &entry.ticket, stop, Instant::now())
 }
 
 /// One run for all entries: their answers, in order.
