@@ -6,13 +6,21 @@ use std::collections::HashSet;
 
 use berth_api::oip::{InferRequest, OipError, decode_infer};
 use berth_tensor::{DataType, NamedTensor};
+use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 fuzz_target!(|body: &[u8]| {
+    let whole = Bytes::copy_from_slice(body);
+    // The same bytes as a head of JSON and data after it, as the last brace divides them.
+    let head = body.iter().rposition(|&byte| byte == b'}').map_or(0, |at| at + 1);
+    if let Ok(request) = decode_infer(&whole, head) {
+        let data = request.inputs.iter().map(|input| input.tensor.data().len()).sum::<usize>();
+        assert!(data >= body.len() - head, "data that no input has: {request:?}");
+    }
     let tree: Result<Value, _> = serde_json::from_slice(body);
-    match (decode_infer(body), tree) {
+    match (decode_infer(&whole, body.len()), tree) {
         (Ok(ours), Ok(tree)) => match expected(&tree) {
             Verdict::Taken(theirs) => same(&ours, &theirs),
             Verdict::Refused => panic!("taken, and should not be: {ours:?}"),
@@ -143,6 +151,9 @@ fn good<T>(value: Option<T>) -> Read<T> {
 
 fn request(tree: &Value) -> Read<Request> {
     let body = good(tree.as_object())?;
+    if tree.to_string().contains("binary_data") {
+        return Err(Not::Clear);
+    }
     let id = optional(body, "id", text)?.filter(|id| !id.is_empty());
     let parameters = optional(body, "parameters", parameters)?.unwrap_or_default();
     let inputs = list(good(body.get("inputs"))?, input)?;

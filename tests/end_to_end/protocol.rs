@@ -27,7 +27,7 @@ fn what_the_protocol_asks_for_is_answered() {
         assert_eq!(answer.json().pointer(pointer), Some(&expected), "{target} at {pointer:?}");
     };
     check("/v2", "/name", json!("berth"));
-    check("/v2", "/extensions", json!([]));
+    check("/v2", "/extensions", json!(["binary_tensor_data"]));
     check("/v2/health/live", "/live", json!(true));
     check("/v2/health/ready", "/ready", json!(true));
     check("/v2/models/raw", "/name", json!("raw"));
@@ -81,6 +81,50 @@ fn tensors_are_inferred() {
     assert_eq!(json["outputs"][0]["shape"], json!([3, 10]));
     let scores = answer.output();
     assert!((scores.iter().sum::<f64>() - 3.0).abs() < 1e-4, "probabilities of 3 rows: {scores:?}");
+}
+
+/// As Triton's Python client sends and reads them unless told not to.
+#[test]
+fn tensors_go_as_they_are_after_a_head_of_json() {
+    let host = host();
+    let bytes = |values: [f32; 4]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
+    let port = |name: &str| json!({"name": name, "datatype": "FP32", "shape": [2, 2], "parameters": {"binary_data_size": 16}});
+    let data = [bytes([1.0, 2.0, 3.0, 4.0]), bytes([4.0, 3.0, 2.0, 1.0])].concat();
+    let (sum, difference) = (bytes([5.0; 4]), bytes([-3.0, -1.0, 1.0, 3.0]));
+    let check = |what: &str, request: Value, outputs: Value, follow: &[u8]| {
+        let head = request.to_string();
+        let body = [head.as_bytes(), &data].concat();
+        let infer = Request::post("/v2/models/two/infer", "application/octet-stream", body);
+        let length = head.len().to_string();
+        let answer = host.send(&infer.header("Inference-Header-Content-Length", &length));
+        assert_eq!(answer.status, 200, "{what}");
+        let length = answer.header("inference-header-content-length");
+        assert_eq!(length.is_some(), !follow.is_empty(), "{what}");
+        let split = length.map_or(answer.body.len(), |length| length.parse().unwrap());
+        let (head, rest) = answer.body.split_at(split);
+        let head: Value = serde_json::from_slice(head).unwrap();
+        assert_eq!((&head["outputs"], rest), (&outputs, follow), "{what}");
+    };
+    let inputs = json!([port("a"), port("b")]);
+    check(
+        "all outputs so",
+        json!({"inputs": inputs, "parameters": {"binary_data_output": true}}),
+        json!([port("sum"), port("difference")]),
+        &[&*sum, &difference].concat(),
+    );
+    let asked = |binary: bool| json!({"name": "sum", "parameters": {"binary_data": binary}});
+    check(
+        "one so",
+        json!({"inputs": inputs, "outputs": [asked(true)]}),
+        json!([port("sum")]),
+        &sum,
+    );
+    check(
+        "this one not",
+        json!({"inputs": inputs, "outputs": [asked(false)], "parameters": {"binary_data_output": true}}),
+        json!([{"name": "sum", "datatype": "FP32", "shape": [2, 2], "data": [5.0, 5.0, 5.0, 5.0]}]),
+        b"",
+    );
 }
 
 #[test]
@@ -141,9 +185,17 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
     check("deep nesting", "raw", &format!("{{\"x\":{}", "[".repeat(100_000)), "nesting");
     let answer = host.send(&Request::post("/v2/models/raw/infer", "application/json", b"\xff{}"));
     answer.check_error("no UTF-8", 400, "not UTF-8");
-    let binary = Request::infer("raw", "input", &[1, 64], &[0.0; 64]);
-    let binary = binary.header("inference-header-content-length", "10");
-    host.send(&binary).check_error("the binary form", 400, "send them as JSON");
+    for (length, part) in [
+        ("10", "malformed JSON at byte 10"),
+        ("100000", "100000 bytes of JSON are announced"),
+        ("0", "at least 1"),
+        ("-1", "at least 1"),
+        ("ten", "at least 1"),
+    ] {
+        let binary = Request::infer("raw", "input", &[1, 64], &[0.0; 64]);
+        let binary = binary.header("inference-header-content-length", length);
+        host.send(&binary).check_error(length, 400, part);
+    }
     let answer = host.send(&Request::invoke("raw", "x"));
     answer.check_error("a body for a model", 400, "/infer");
     let answer = host.send(&Request::infer("digits", "input", &[1, 63], &[0.0; 63]));

@@ -28,6 +28,17 @@ impl Request {
         Self([head.as_bytes(), body].concat())
     }
 
+    /// Sends a head of JSON and the data of its tensors after it to `path`, in the protocol's binary
+    /// form.
+    pub(crate) fn post_binary(path: &str, json: &str, data: &[u8]) -> Self {
+        let (head, length) = (json.len(), json.len() + data.len());
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/octet-stream\r\n\
+             inference-header-content-length: {head}\r\ncontent-length: {length}\r\n\r\n"
+        );
+        Self([head.as_bytes(), json.as_bytes(), data].concat())
+    }
+
     /// The body, empty when there is none.
     pub(crate) fn body(&self) -> &[u8] {
         let end = self.0.windows(4).position(|window| window == b"\r\n\r\n");

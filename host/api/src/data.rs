@@ -19,14 +19,14 @@ use serde_json::{Map, Value};
 
 use crate::body::Bodies;
 use crate::oip::metadata::{ModelMetadata, ModelReady, ServerLive, ServerMetadata, ServerReady};
-use crate::oip::{self, InferRequest, InferResponse, OipError};
+use crate::oip::{self, BinaryOutputs, Encoded, InferRequest, InferResponse, OipError};
 use crate::respond::{RequestId, error, not_found, request_status, wrong_method};
 
-/// A body from this size on, in bytes, takes milliseconds to decode.
+/// JSON from this size on, in bytes, takes milliseconds to decode.
 const LARGE: usize = 256 << 10;
 
-/// Marks the protocol's binary form.
-const BINARY: HeaderName = HeaderName::from_static("inference-header-content-length");
+/// How many bytes of a body are JSON, where the data of tensors follow.
+const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
 /// The revision that took a request, the variant that had it, the host's id of the prediction.
 const REVISION: HeaderName = HeaderName::from_static("berth-revision");
@@ -66,7 +66,7 @@ async fn server() -> Json<ServerMetadata> {
     Json(ServerMetadata {
         name: "berth",
         version: env!("CARGO_PKG_VERSION"),
-        extensions: Vec::new(),
+        extensions: vec!["binary_tensor_data"],
     })
 }
 
@@ -141,20 +141,17 @@ async fn infer(
         Err(problem) => return refused(&problem),
     };
     let (head, body) = request.into_parts();
-    if head.headers.contains_key(BINARY) {
-        let message = "binary tensors are not taken: send them as JSON (without Inference-Header-Content-Length)";
-        return found.refuse(error(StatusCode::BAD_REQUEST, message));
-    }
     let held = match data.bodies.read(body).await {
         Ok(held) => held,
         Err(problem) => return found.refuse(problem.into_response()),
     };
-    let InferRequest { id: client_id, parameters, inputs, outputs } = match decode(&held.bytes) {
+    let decoded = match decode(&head.headers, &held.bytes) {
         Ok(decoded) => decoded,
         Err(problem) => {
             return found.refuse(error(StatusCode::BAD_REQUEST, &problem.to_string()));
         }
     };
+    let InferRequest { id: client_id, parameters, inputs, outputs, binary } = decoded;
     let attributes = match attributes(&found.revision, &head, &parameters) {
         Ok(attributes) => attributes,
         Err(problem) => return found.refuse(refused(&problem)),
@@ -169,7 +166,8 @@ async fn infer(
         wants_tensors: true,
     };
     let outcome = found.revision.answer(incoming).await;
-    found.reply(&data.bodies, outcome, client_id.as_deref(), true)
+    let form = Form { id: client_id.as_deref(), binary: &binary };
+    found.reply(&data.bodies, outcome, Some(form))
 }
 
 async fn invoke(
@@ -204,23 +202,26 @@ async fn invoke(
         wants_tensors: false,
     };
     let outcome = found.revision.answer(incoming).await;
-    found.reply(&data.bodies, outcome, None, false)
+    found.reply(&data.bodies, outcome, None)
+}
+
+/// The form in which a client wants tensors.
+#[derive(Clone, Copy)]
+struct Form<'a> {
+    /// The id that it gave the request.
+    id: Option<&'a str>,
+    binary: &'a BinaryOutputs,
 }
 
 impl Found {
-    /// Turns an outcome into an answer.
-    fn reply(
-        &self,
-        bodies: &Bodies,
-        outcome: Outcome<'_>,
-        id: Option<&str>,
-        as_tensors: bool,
-    ) -> Response {
+    /// Turns an outcome into an answer; one to `infer` has a form.
+    fn reply(&self, bodies: &Bodies, outcome: Outcome<'_>, form: Option<Form<'_>>) -> Response {
         let variant = outcome.variant.map_or("", Name::as_str);
         let mut response = match outcome.result {
             Err(problem) => refused(&problem),
-            Ok(reply) if as_tensors || !reply.tensors.is_empty() => {
-                self.tensors(bodies, &reply, variant, id)
+            Ok(reply) if form.is_some() || !reply.tensors.is_empty() => {
+                let form = form.unwrap_or(Form { id: None, binary: &BinaryOutputs::default() });
+                self.tensors(bodies, &reply, variant, form)
             }
             Ok(reply) => body(bodies, reply),
         };
@@ -235,7 +236,7 @@ impl Found {
         self.sign(response, PredictionId::new().text())
     }
 
-    fn tensors(&self, bodies: &Bodies, reply: &Reply, variant: &str, id: Option<&str>) -> Response {
+    fn tensors(&self, bodies: &Bodies, reply: &Reply, variant: &str, form: Form<'_>) -> Response {
         let parameters: Map<String, Value> = reply
             .parameters
             .iter()
@@ -244,14 +245,26 @@ impl Found {
         let response = InferResponse {
             model_name: &self.endpoint,
             model_version: Some(variant),
-            id,
+            id: form.id,
             parameters: &parameters,
             outputs: &reply.tensors,
+            binary: form.binary,
         };
-        match oip::encode_infer(&response).map(|json| bodies.hold(json)) {
-            Ok(Ok(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
-            Ok(Err(problem)) => problem.into_response(),
-            Err(problem) => error(StatusCode::INTERNAL_SERVER_ERROR, &problem.to_string()),
+        let Encoded { body, json } = match oip::encode_infer(&response) {
+            Ok(encoded) => encoded,
+            Err(problem) => return error(StatusCode::INTERNAL_SERVER_ERROR, &problem.to_string()),
+        };
+        let body = match bodies.hold(body) {
+            Ok(body) => body,
+            Err(problem) => return problem.into_response(),
+        };
+        let kind = |kind| [(header::CONTENT_TYPE, HeaderValue::from_static(kind))];
+        match json {
+            None => (kind("application/json"), body).into_response(),
+            Some(json) => {
+                let length = [(JSON_LENGTH, HeaderValue::from(json))];
+                (kind("application/octet-stream"), length, body).into_response()
+            }
         }
     }
 
@@ -318,11 +331,22 @@ fn refused(problem: &RequestError) -> Response {
 
 /// Decodes a body. One that takes longer than other requests should wait leaves the thread to
 /// somebody else first.
-fn decode(body: &[u8]) -> Result<InferRequest, OipError> {
-    if body.len() < LARGE {
-        return oip::decode_infer(body);
+fn decode(headers: &HeaderMap, body: &Bytes) -> Result<InferRequest, OipError> {
+    let json = match headers.get(JSON_LENGTH) {
+        None => body.len(),
+        Some(length) => {
+            let length = length.to_str().ok().and_then(|length| length.parse().ok());
+            length.filter(|&length| length > 0).ok_or_else(|| {
+                let problem = "Inference-Header-Content-Length must be how many bytes of the body are \
+                               JSON, at least 1";
+                OipError::Request(problem.into())
+            })?
+        }
+    };
+    if json < LARGE {
+        return oip::decode_infer(body, json);
     }
-    tokio::task::block_in_place(|| oip::decode_infer(body))
+    tokio::task::block_in_place(|| oip::decode_infer(body, json))
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {

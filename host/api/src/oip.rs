@@ -1,4 +1,4 @@
-//! The Open Inference Protocol, version 2, in JSON: plain values in and out, no transport.
+//! The Open Inference Protocol, version 2, over HTTP: plain values in and out, no transport.
 //!
 //! - [`request`]: the body of an inference request, into tensors
 //! - [`response`]: tensors, into the body of an answer
@@ -15,8 +15,8 @@ pub mod request;
 pub mod response;
 mod scan;
 
-pub use request::{InferRequest, decode_infer};
-pub use response::{InferResponse, encode_infer};
+pub use request::{BinaryOutputs, InferRequest, decode_infer};
+pub use response::{Encoded, InferResponse, encode_infer};
 
 /// Why a body was not understood, or an answer cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

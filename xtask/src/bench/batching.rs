@@ -36,8 +36,9 @@ pub(crate) struct Together {
 #[derive(Clone, Debug)]
 pub(crate) struct Batching {
     pub(crate) together: Vec<Together>,
-    /// Runs of ResNet-18 for each CPU-second through Berth, to ONNX Runtime alone.
-    pub(crate) alone: Vec<f64>,
+    /// Runs of ResNet-18 for each CPU-second through Berth, to ONNX Runtime alone: the tensor sent as
+    /// bytes, and as JSON.
+    pub(crate) alone: [Vec<f64>; 2],
 }
 
 /// Measures digits and a larger perceptron with batches and without, and ResNet-18.
@@ -92,14 +93,15 @@ pub(crate) fn measure(parts: &Parts, jobs: &[Job; 3]) -> Result<Batching> {
     Ok(Batching { together, alone: resnet18(parts, &host, &jobs[1])? })
 }
 
-fn resnet18(parts: &Parts, host: &Host, job: &Job) -> Result<Vec<f64>> {
+fn resnet18(parts: &Parts, host: &Host, job: &Job) -> Result<[Vec<f64>; 2]> {
     say("ResNet-18 through Berth, and ONNX Runtime alone");
     apply(host, "resnet18", &tensors("resnet18", "resnet18@1", ""))?;
-    let request = request("resnet18", "x", &[1, 3, 224, 224]);
-    let right = ask(host.listen, &request)?;
+    let shape = [1, 3, 224, 224];
+    let requests = [binary("resnet18", "x", &shape), request("resnet18", "x", &shape)];
+    let right = ask(host.listen, &requests[1])?;
+    right.ensure_same(&ask(host.listen, &requests[0])?).context("the tensor as bytes")?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let load = Load { request: &request, connections: cores, right: &right };
-    let mut ratios = Vec::new();
+    let mut ratios = [(); 2].map(|()| Vec::new());
     for round in 0..=5 {
         let mut command = Command::new(parts.built.metadata.binary().with_file_name("bench-alone"));
         command.arg(&job.model).arg(LONG.as_secs().to_string());
@@ -107,19 +109,36 @@ fn resnet18(parts: &Parts, host: &Host, job: &Job) -> Result<Vec<f64>> {
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "bench-alone failed: {}", said.trim());
         let alone: f64 = String::from_utf8_lossy(&output.stdout).trim().parse()?;
-        let through = load.run(host.listen, host.process(), LONG)?.per_cpu_second;
-        if round > 0 {
-            ratios.push(through / alone);
+        for (request, ratios) in requests.iter().zip(&mut ratios) {
+            let load = Load { request, connections: cores, right: &right };
+            let through = load.run(host.listen, host.process(), LONG)?.per_cpu_second;
+            if round > 0 {
+                ratios.push(through / alone);
+            }
         }
     }
     Ok(ratios)
 }
 
-/// A request with as many numbers as the shape has, each of few digits.
+/// As many numbers as the shape has, each of few digits.
+fn values(shape: &[u32]) -> Vec<f32> {
+    (0..shape.iter().product()).map(|at: u32| ((at * 7) % 17) as f32 / 8.0).collect()
+}
+
+/// A request with those numbers as JSON.
 fn request(endpoint: &str, input: &str, shape: &[u32]) -> Request {
-    let values: Vec<f32> =
-        (0..shape.iter().product()).map(|at: u32| ((at * 7) % 17) as f32 / 8.0).collect();
+    let values = values(shape);
     let tensor = json!({"name": input, "shape": shape, "datatype": "FP32", "data": values});
     let body = json!({ "inputs": [tensor] }).to_string();
     Request::post(&format!("/v2/models/{endpoint}/infer"), "application/json", body.as_bytes())
+}
+
+/// The same request with the numbers as they are.
+fn binary(endpoint: &str, input: &str, shape: &[u32]) -> Request {
+    let data: Vec<u8> = values(shape).into_iter().flat_map(f32::to_le_bytes).collect();
+    let parameters = json!({ "binary_data_size": data.len() });
+    let tensor =
+        json!({"name": input, "shape": shape, "datatype": "FP32", "parameters": parameters});
+    let head = json!({ "inputs": [tensor] }).to_string();
+    Request::post_binary(&format!("/v2/models/{endpoint}/infer"), &head, &data)
 }

@@ -108,11 +108,13 @@ fn targets(results: &Results) -> Vec<Target> {
             ][usize::from(asked > 1.0)];
             targets.push(Target::at_least(what, asked, median(&together.ratios)));
         }
-        targets.push(Target::at_least(
-            "ResNet-18 through Berth, to ONNX Runtime alone",
-            0.95,
-            median(&batching.alone),
-        ));
+        let [bytes, json] = &batching.alone;
+        for (what, ratios) in [
+            ("ResNet-18 through Berth, to ONNX Runtime alone", bytes),
+            ("the same, its 150,528 numbers sent as JSON", json),
+        ] {
+            targets.push(Target::at_least(what, 0.95, median(ratios)));
+        }
         if let Some(one) = batching.together.last() {
             let added = (one.p50[0] - one.p50[1]) * 1e3;
             targets.push(Target::at_most(
@@ -238,9 +240,11 @@ pub(crate) fn tables(results: &Results) -> String {
         }
         let _ = writeln!(
             text,
-            "## Batching\n\nRequests of one row each. Off is `max_batch = 1`. ResNet-18 through Berth, JSON \
-             included, answers {} times as many requests for each CPU-second as ONNX Runtime alone runs.\n\n{table}",
-            spread(&batching.alone)
+            "## Batching\n\nRequests of one row each. Off is `max_batch = 1`. ResNet-18 through Berth answers {} \
+             times as many requests for each CPU-second as ONNX Runtime alone runs when its tensor comes as \
+             bytes (the protocol's binary form), {} times when its 150,528 numbers come as JSON.\n\n{table}",
+            spread(&batching.alone[0]),
+            spread(&batching.alone[1])
         );
     }
     if let Some(swaps) = &results.swaps {

@@ -1,9 +1,11 @@
-//! The body of an inference request, into tensors.
+//! The body of an inference request, into tensors: JSON, or JSON and after it the data of tensors as
+//! they are (the protocol's binary tensor data extension).
 
 use std::borrow::Cow;
 
 use berth_tensor::tensor::DIMENSIONS;
 use berth_tensor::{DataType, NamedTensor, Tensor};
+use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::OipError;
@@ -14,6 +16,8 @@ use super::scan::{Fault, Kind, Scanned, Scanner, shortened};
 const TENSORS: usize = 1024;
 /// Bytes of an id, a name or a datatype at most.
 const TEXT: usize = 1024;
+/// The parameter of an input whose data follow the JSON: how many bytes of them.
+pub(super) const SIZE: &str = "binary_data_size";
 
 /// An inference request.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,24 +30,56 @@ pub struct InferRequest {
     pub inputs: Vec<NamedTensor>,
     /// The outputs asked for, each name once; empty for all of them.
     pub outputs: Vec<String>,
+    /// Which outputs are to be answered as they are, not as JSON.
+    pub binary: BinaryOutputs,
 }
 
-/// Reads the JSON body of an inference request. Unknown members are passed over.
-pub fn decode_infer(body: &[u8]) -> Result<InferRequest, OipError> {
-    let text = std::str::from_utf8(body).map_err(|error| OipError::Malformed {
+/// Which outputs a client wants as they are, after the JSON of the answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BinaryOutputs {
+    /// What it said of all of them.
+    all: bool,
+    /// What it said of one: this goes before.
+    named: Vec<(String, bool)>,
+}
+
+impl BinaryOutputs {
+    /// Whether it wants this output so.
+    pub fn wants(&self, output: &str) -> bool {
+        let named = self.named.iter().find(|(name, _)| name == output);
+        named.map_or(self.all, |&(_, binary)| binary)
+    }
+}
+
+/// Reads the body of an inference request, the first `json` bytes of which are JSON; the data of
+/// inputs that have a `binary_data_size` follow, in the order of the inputs, and are not copied.
+/// Unknown members are passed over.
+pub fn decode_infer(body: &Bytes, json: usize) -> Result<InferRequest, OipError> {
+    let Some((head, _)) = body.split_at_checked(json) else {
+        let problem = format!("{json} bytes of JSON are announced, the body has {}", body.len());
+        return Err(OipError::Request(problem));
+    };
+    let text = std::str::from_utf8(head).map_err(|error| OipError::Malformed {
         at: error.valid_up_to(),
         problem: "the body is not UTF-8".into(),
     })?;
-    // A fault inside an input carries the input's name, once it is known.
-    let mut wrong_input = None;
-    request(&mut Scanner::new(text), &mut wrong_input).map_err(|fault| match (fault, wrong_input) {
+    let mut rest = Rest { data: body.slice(json..), wrong_input: None };
+    request(&mut Scanner::new(text), &mut rest).map_err(|fault| match (fault, rest.wrong_input) {
         (Fault::Syntax { at, problem }, _) => OipError::Malformed { at, problem },
         (Fault::Value(problem), Some(name)) => OipError::Input { name, problem },
         (Fault::Value(problem), None) => OipError::Request(problem),
     })
 }
 
-fn request(scan: &mut Scanner<'_>, wrong_input: &mut Option<String>) -> Scanned<InferRequest> {
+/// What reading the inputs one after the other leaves.
+struct Rest {
+    /// The data after the JSON that no input has taken yet.
+    data: Bytes,
+    /// A fault inside an input carries the input's name, once it is known.
+    wrong_input: Option<String>,
+}
+
+fn request(scan: &mut Scanner<'_>, rest: &mut Rest) -> Scanned<InferRequest> {
     let (mut id, mut parameters, mut outputs) = (None, None, None);
     let mut inputs: Option<Vec<NamedTensor>> = None;
     scan.object("the body", |scan, key| match &*key {
@@ -52,9 +88,9 @@ fn request(scan: &mut Scanner<'_>, wrong_input: &mut Option<String>) -> Scanned<
         "inputs" => {
             let mut list = Vec::new();
             scan.array("\"inputs\"", |scan| {
-                let input = input(scan, list.len(), wrong_input)?;
+                let input = input(scan, list.len(), rest)?;
                 if list.iter().any(|other: &NamedTensor| other.name == input.name) {
-                    *wrong_input = Some(input.name);
+                    rest.wrong_input = Some(input.name);
                     return Err(Fault::Value("is given twice".into()));
                 }
                 push(&mut list, "inputs", input)
@@ -65,22 +101,31 @@ fn request(scan: &mut Scanner<'_>, wrong_input: &mut Option<String>) -> Scanned<
         _ => scan.skip(),
     })?;
     scan.end()?;
+    let inputs = inputs.ok_or_else(|| Fault::Value("\"inputs\" is missing".into()))?;
+    if !rest.data.is_empty() {
+        let left = rest.data.len();
+        return Err(Fault::Value(format!("no input's \"{SIZE}\" takes the last {left} bytes")));
+    }
+    let parameters: Map<String, Value> = parameters.flatten().unwrap_or_default();
+    let (outputs, named) = outputs.flatten().unwrap_or_default();
+    let all = flag(&parameters, "binary_data_output")?.unwrap_or(false);
     Ok(InferRequest {
         id: id.flatten().map(Cow::into_owned).filter(|id: &String| !id.is_empty()),
-        parameters: parameters.flatten().unwrap_or_default(),
-        inputs: inputs.ok_or_else(|| Fault::Value("\"inputs\" is missing".into()))?,
-        outputs: outputs.flatten().unwrap_or_default(),
+        parameters,
+        inputs,
+        outputs,
+        binary: BinaryOutputs { all, named },
     })
 }
 
-/// Reads one input. On a fault in it, `wrong` is its name.
-fn input(scan: &mut Scanner<'_>, index: usize, wrong: &mut Option<String>) -> Scanned<NamedTensor> {
+/// Reads one input. On a fault in it, the wrong input is named.
+fn input(scan: &mut Scanner<'_>, index: usize, rest: &mut Rest) -> Scanned<NamedTensor> {
     let mut name = None;
-    let tensor = tensor(scan, &mut name);
+    let tensor = tensor(scan, &mut name, &mut rest.data);
     match (name, tensor) {
         (Some(name), Ok(tensor)) => Ok(NamedTensor { name: name.into_owned(), tensor }),
         (name, tensor) => {
-            *wrong = Some(
+            rest.wrong_input = Some(
                 name.map_or_else(|| format!("#{index}"), |name| shortened(&name).into_owned()),
             );
             Err(tensor.err().unwrap_or_else(|| Fault::Value("\"name\" is missing".into())))
@@ -88,7 +133,11 @@ fn input(scan: &mut Scanner<'_>, index: usize, wrong: &mut Option<String>) -> Sc
     }
 }
 
-fn tensor<'a>(scan: &mut Scanner<'a>, name: &mut Option<Cow<'a, str>>) -> Scanned<Tensor> {
+fn tensor<'a>(
+    scan: &mut Scanner<'a>,
+    name: &mut Option<Cow<'a, str>>,
+    binary: &mut Bytes,
+) -> Scanned<Tensor> {
     let (mut shape, mut datatype, mut value) = (None, None, None);
     let mut parameters = None;
     // Data that comes before its shape or datatype is read once they are known.
@@ -115,15 +164,28 @@ fn tensor<'a>(scan: &mut Scanner<'a>, name: &mut Option<Cow<'a, str>>) -> Scanne
         },
         _ => scan.skip(),
     })?;
+    let size = parameters.flatten().and_then(|map: Map<String, Value>| map.get(SIZE).cloned());
+    if size.is_some() && (value.is_some() || data_ahead.is_some()) {
+        return Err(Fault::Value(format!("has both \"data\" and \"{SIZE}\"")));
+    }
     if let Some(value) = value {
         return Ok(value);
     }
     let missing = |what| Fault::Value(format!("{what:?} is missing"));
     let datatype = datatype.ok_or_else(|| missing("datatype"))?;
     let shape = shape.ok_or_else(|| missing("shape"))?;
-    match data_ahead {
-        Some(mut data) => elements::tensor(&mut data, datatype, shape),
-        None => Err(missing("data")),
+    match (data_ahead, size) {
+        (Some(mut data), _) => elements::tensor(&mut data, datatype, shape),
+        (None, Some(size)) => {
+            let left = binary.len();
+            let size = size.as_u64().and_then(|size| usize::try_from(size).ok());
+            let size = size.filter(|&size| size <= left).ok_or_else(|| {
+                Fault::Value(format!("\"{SIZE}\" must be 0 to {left}, the bytes that are left"))
+            })?;
+            Tensor::new(datatype, shape, binary.split_to(size))
+                .map_err(|error| Fault::Value(error.to_string()))
+        }
+        (None, None) => Err(missing("data")),
     }
 }
 
@@ -151,21 +213,35 @@ fn datatype(scan: &mut Scanner<'_>) -> Scanned<DataType> {
     })
 }
 
-fn requested_outputs(scan: &mut Scanner<'_>) -> Scanned<Vec<String>> {
-    let mut names: Vec<String> = Vec::new();
+/// The names of the outputs asked for, and for each that says so whether it is to be binary.
+fn requested_outputs(scan: &mut Scanner<'_>) -> Scanned<(Vec<String>, Vec<(String, bool)>)> {
+    let (mut names, mut binary) = (Vec::<String>::new(), Vec::new());
     scan.array("\"outputs\"", |scan| {
-        let mut name = None;
+        let (mut name, mut parameters) = (None, None);
         scan.object("an item of \"outputs\"", |scan, key| match &*key {
             "name" => once(&mut name, "name", text(scan, "\"name\" of an output")?),
+            "parameters" => once(&mut parameters, "parameters", optional(scan, self::parameters)?),
             _ => scan.skip(),
         })?;
         let name = name.ok_or_else(|| Fault::Value("an output has no \"name\"".into()))?;
         if names.iter().any(|other| *other == name) {
             return Err(Fault::Value(format!("output {:?} is asked for twice", shortened(&name))));
         }
+        if let Some(wanted) = flag(&parameters.flatten().unwrap_or_default(), "binary_data")? {
+            binary.push((name.clone().into_owned(), wanted));
+        }
         push(&mut names, "outputs", name.into_owned())
     })?;
-    Ok(names)
+    Ok((names, binary))
+}
+
+/// A parameter that is true or false, when it is given.
+fn flag(parameters: &Map<String, Value>, key: &str) -> Scanned<Option<bool>> {
+    match parameters.get(key) {
+        None => Ok(None),
+        Some(Value::Bool(value)) => Ok(Some(*value)),
+        Some(_) => Err(Fault::Value(format!("parameter {key:?} must be true or false"))),
+    }
 }
 
 fn parameters(scan: &mut Scanner<'_>) -> Scanned<Map<String, Value>> {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::OipError;
+use super::request::{BinaryOutputs, SIZE};
 
 /// An answer to an inference request.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -24,14 +25,32 @@ pub struct InferResponse<'a> {
     /// The outputs, in the order to be written.
     #[serde(skip)]
     pub outputs: &'a [NamedTensor],
+    /// Those of them that are written as they are.
+    #[serde(skip)]
+    pub binary: &'a BinaryOutputs,
 }
 
-/// Writes the JSON body of an answer; data are flat and row-major. Floating-point numbers are
-/// written with the fewest digits that read back as the same value, and those that JSON has no
-/// form for as `NaN`, `Infinity` and `-Infinity`. An FP16 or BF16 output, and a BYTES output that
-/// is not UTF-8, is [`OipError::Output`].
-pub fn encode_infer(response: &InferResponse<'_>) -> Result<Bytes, OipError> {
-    let size = response.outputs.iter().map(|output| 100 + text_size(&output.tensor)).sum::<usize>();
+/// The body of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// All of it.
+    pub body: Bytes,
+    /// How many bytes of it are JSON, when data follow.
+    pub json: Option<usize>,
+}
+
+/// Writes the body of an answer; data are flat and row-major. Floating-point numbers are written as
+/// JSON with the fewest digits that read back as the same value, and those that JSON has no form for
+/// as `NaN`, `Infinity` and `-Infinity`. An FP16 or BF16 output, and a BYTES output that is not
+/// UTF-8, is [`OipError::Output`] unless it is asked for as it is. What is asked for as it is
+/// follows the JSON, in the order of the outputs.
+pub fn encode_infer(response: &InferResponse<'_>) -> Result<Encoded, OipError> {
+    let is_binary = |output: &&NamedTensor| response.binary.wants(&output.name);
+    let size = |output: &NamedTensor| match is_binary(&output) {
+        true => output.tensor.data().len(),
+        false => text_size(&output.tensor),
+    };
+    let size: usize = response.outputs.iter().map(|output| 100 + size(output)).sum();
     let mut body = Vec::with_capacity(200 + size);
     push(&mut body, response);
     // The outputs are the object's last member; the name is always before them.
@@ -47,14 +66,29 @@ pub fn encode_infer(response: &InferResponse<'_>) -> Result<Bytes, OipError> {
         push(&mut body, output.tensor.shape());
         body.extend_from_slice(b",\"datatype\":\"");
         body.extend_from_slice(output.tensor.datatype().name().as_bytes());
+        if is_binary(&output) {
+            body.extend_from_slice(b"\",\"parameters\":{\"");
+            body.extend_from_slice(SIZE.as_bytes());
+            body.extend_from_slice(b"\":");
+            push(&mut body, &output.tensor.data().len());
+            body.extend_from_slice(b"}}");
+            continue;
+        }
         body.extend_from_slice(b"\",\"data\":[");
         data(&mut body, &output.tensor)
             .map_err(|problem| OipError::Output { name: output.name.clone(), problem })?;
         body.extend_from_slice(b"]}");
     }
     body.extend_from_slice(b"]}");
-    Ok(body.into())
+    let json = response.outputs.iter().any(|output| is_binary(&output)).then_some(body.len());
+    for output in response.outputs.iter().filter(is_binary) {
+        body.extend_from_slice(output.tensor.data());
+    }
+    Ok(Encoded { body: body.into(), json })
 }
+
+/// The way out for what has no JSON form.
+const ASK: &str = "ask for it with \"binary_data\": true among its parameters";
 
 /// About how many bytes the data take as text.
 fn text_size(tensor: &Tensor) -> usize {
@@ -105,12 +139,12 @@ fn data(body: &mut Vec<u8>, tensor: &Tensor) -> Result<(), String> {
                     body.push(b',');
                 }
                 let text = std::str::from_utf8(string)
-                    .map_err(|_| format!("element {index} is not UTF-8, so it has no JSON form"))?;
+                    .map_err(|_| format!("element {index} is not UTF-8, so it has no JSON form; {ASK}"))?;
                 push(body, text);
             }
         }
         datatype @ (DataType::Fp16 | DataType::Bf16) => {
-            return Err(format!("{datatype} has no JSON form"));
+            return Err(format!("{datatype} has no JSON form; {ASK}"));
         }
     }
     Ok(())
@@ -153,6 +187,12 @@ mod tests {
     use crate::oip::decode_infer;
 
     fn body_of(outputs: &[NamedTensor]) -> Result<String, String> {
+        let encoded = encoded(outputs, &BinaryOutputs::default())?;
+        assert_eq!(encoded.json, None);
+        Ok(String::from_utf8(encoded.body.to_vec()).unwrap())
+    }
+
+    fn encoded(outputs: &[NamedTensor], binary: &BinaryOutputs) -> Result<Encoded, String> {
         let parameters = Map::new();
         let response = InferResponse {
             model_name: "m",
@@ -160,11 +200,9 @@ mod tests {
             id: None,
             parameters: &parameters,
             outputs,
+            binary,
         };
-        match encode_infer(&response) {
-            Ok(body) => Ok(String::from_utf8(body.to_vec()).unwrap()),
-            Err(error) => Err(error.to_string()),
-        }
+        encode_infer(&response).map_err(|error| error.to_string())
     }
 
     fn check(datatype: DataType, data: &[u8], expected: Result<&str, &str>) {
@@ -203,10 +241,10 @@ mod tests {
         check(
             DataType::Bytes,
             b"\x01\0\0\0\xff",
-            Err("element 0 is not UTF-8, so it has no JSON form"),
+            Err(&format!("element 0 is not UTF-8, so it has no JSON form; {ASK}")),
         );
-        check(DataType::Fp16, &[0, 0], Err("FP16 has no JSON form"));
-        check(DataType::Bf16, &[0, 0], Err("BF16 has no JSON form"));
+        check(DataType::Fp16, &[0, 0], Err(&format!("FP16 has no JSON form; {ASK}")));
+        check(DataType::Bf16, &[0, 0], Err(&format!("BF16 has no JSON form; {ASK}")));
     }
 
     #[test]
@@ -218,8 +256,9 @@ mod tests {
             id: Some("7"),
             parameters: &parameters,
             outputs: &[],
+            binary: &BinaryOutputs::default(),
         };
-        let body = encode_infer(&response).unwrap();
+        let body = encode_infer(&response).unwrap().body;
         let expected = r#"{"model_name":"m\"","model_version":"2","id":"7","parameters":{"k":true},"outputs":[]}"#;
         assert_eq!(body, expected);
     }
@@ -279,7 +318,27 @@ mod tests {
                 })
                 .collect();
             let body = body_of(&outputs).unwrap().replace("\"outputs\":[", "\"inputs\":[");
-            assert_eq!(decode_infer(body.as_bytes()).unwrap().inputs, outputs, "{body}");
+            let body = Bytes::from(body);
+            assert_eq!(decode_infer(&body, body.len()).unwrap().inputs, outputs, "{body:?}");
+            // All of them, none, or the first alone as they are; the data of the others as JSON.
+            let asked = |outputs: &str, all: bool| {
+                let json = format!(
+                    r#"{{"inputs":[],"outputs":{outputs},"parameters":{{"binary_data_output":{all}}}}}"#
+                );
+                decode_infer(&Bytes::from(json.clone()), json.len()).unwrap().binary
+            };
+            let first = r#"[{"name":"t\u00e90","parameters":{"binary_data":true}}]"#;
+            for binary in [asked("[]", true), asked(first, false)] {
+                let Encoded { body, json } = encoded(&outputs, &binary).unwrap();
+                let some = outputs.iter().any(|output| binary.wants(&output.name));
+                assert_eq!(json.is_some(), some);
+                let json = json.unwrap_or(body.len());
+                // "outputs" becomes "inputs", a letter less.
+                let head = String::from_utf8(body[..json].to_vec()).unwrap();
+                let head = head.replace("\"outputs\":[", "\"inputs\":[");
+                let whole = Bytes::from([head.as_bytes(), &body[json..]].concat());
+                assert_eq!(decode_infer(&whole, head.len()).unwrap().inputs, outputs, "{head}");
+            }
         }
     }
 }

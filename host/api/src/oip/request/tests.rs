@@ -2,10 +2,16 @@
 
 use super::*;
 
+/// A body that is JSON throughout.
+fn decode(body: impl Into<Vec<u8>>) -> Result<InferRequest, OipError> {
+    let body = Bytes::from(body.into());
+    decode_infer(&body, body.len())
+}
+
 /// The tensor of the one input `x` whose members are `members`, or the error's text.
 fn input_of(members: &str) -> Result<Tensor, String> {
     let body = format!(r#"{{"inputs": [{{"name": "x", {members}}}]}}"#);
-    match decode_infer(body.as_bytes()) {
+    match decode(body) {
         Ok(request) => Ok(request.inputs.into_iter().next().unwrap().tensor),
         Err(error) => Err(error.to_string()),
     }
@@ -203,7 +209,7 @@ fn shapes_that_are_none() {
 
 /// The text of the error about `body`.
 fn error_of(body: &str) -> String {
-    decode_infer(body.as_bytes()).unwrap_err().to_string()
+    decode(body).unwrap_err().to_string()
 }
 
 #[test]
@@ -284,14 +290,14 @@ fn what_is_missing_or_twice_is_named() {
         datatype.starts_with("input \"x\": datatype \"fp32\" is none of BOOL, UINT8"),
         "{datatype}"
     );
-    assert!(matches!(decode_infer(b"{\"id\": \"\xff\"}"), Err(OipError::Malformed { at: 8, .. })));
+    assert!(matches!(decode(b"{\"id\": \"\xff\"}"), Err(OipError::Malformed { at: 8, .. })));
 }
 
 #[test]
 fn the_rest_of_a_request() {
     let body = br#" {"other": [NaN, {"deep": []}], "outputs": [{"name": "b", "parameters": {"binary_data": false}}, {"name": "a"}],
         "parameters": {"s": "1", "n": 2.5, "b": true}, "id": "a\"b", "inputs": []} "#;
-    let request = decode_infer(body).unwrap();
+    let request = decode(body).unwrap();
     let parameters = serde_json::json!({"s": "1", "n": 2.5, "b": true});
     assert_eq!(request.id.as_deref(), Some("a\"b"));
     assert_eq!(Value::Object(request.parameters), parameters);
@@ -300,7 +306,7 @@ fn the_rest_of_a_request() {
         r#"{"id": "", "inputs": []}"#,
         r#"{"id": null, "parameters": null, "outputs": null, "inputs": []}"#,
     ] {
-        assert_eq!(decode_infer(not_sent.as_bytes()).unwrap(), InferRequest::default());
+        assert_eq!(decode(not_sent).unwrap(), InferRequest::default());
     }
 }
 
@@ -308,9 +314,73 @@ fn the_rest_of_a_request() {
 #[test]
 fn the_fuzzers_bodies_are_taken_or_refused() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/infer_request");
-    let decode = |file: std::io::Result<std::fs::DirEntry>| {
-        decode_infer(&std::fs::read(file.unwrap().path()).unwrap()).is_ok()
+    let is_taken = |file: std::io::Result<std::fs::DirEntry>| {
+        decode(std::fs::read(file.unwrap().path()).unwrap()).is_ok()
     };
-    let taken: Vec<bool> = std::fs::read_dir(folder).unwrap().map(decode).collect();
+    let taken: Vec<bool> = std::fs::read_dir(folder).unwrap().map(is_taken).collect();
     assert!(taken.contains(&true) && taken.contains(&false));
+}
+
+#[test]
+fn data_as_they_are_follow_in_the_order_of_the_inputs() {
+    let head = r#"{"inputs": [
+        {"name": "x", "shape": [2], "datatype": "FP16", "parameters": {"binary_data_size": 4}},
+        {"name": "y", "shape": [1], "datatype": "INT8", "data": [7]},
+        {"parameters": {"binary_data_size": 7}, "datatype": "BYTES", "shape": [1], "name": "z"},
+        {"name": "none", "shape": [0], "datatype": "FP32", "parameters": {"binary_data_size": 0}}],
+        "outputs": [{"name": "a", "parameters": {"binary_data": false}}, {"name": "b"}],
+        "parameters": {"binary_data_output": true}}"#;
+    let body = Bytes::from([head.as_bytes(), b"\x00\x3c\x00\xbc", b"\x03\0\0\0\xffab"].concat());
+    let request = decode_infer(&body, head.len()).unwrap();
+    let inputs: Vec<_> = request
+        .inputs
+        .iter()
+        .map(|input| (input.name.as_str(), input.tensor.data().as_ref()))
+        .collect();
+    let expected: [(&str, &[u8]); 4] =
+        [("x", b"\x00\x3c\x00\xbc"), ("y", &[7]), ("z", b"\x03\0\0\0\xffab"), ("none", b"")];
+    assert_eq!(inputs, expected);
+    assert_eq!(["a", "b", "c"].map(|output| request.binary.wants(output)), [false, true, true]);
+}
+
+#[test]
+fn data_that_do_not_fit_their_head_are_refused() {
+    let check = |input: &str, data: &[u8], problem: &str| {
+        let head = format!(r#"{{"inputs": [{{"name": "x", {input}}}]}}"#);
+        let body = Bytes::from([head.as_bytes(), data].concat());
+        let error = decode_infer(&body, head.len()).unwrap_err().to_string();
+        assert_eq!(error, problem, "{input}");
+    };
+    let sized = |datatype: &str, shape: &str, size: &str| {
+        let parameters = format!("\"parameters\": {{\"binary_data_size\": {size}}}");
+        format!("\"datatype\": \"{datatype}\", \"shape\": {shape}, {parameters}")
+    };
+    let range = r#"input "x": "binary_data_size" must be 0 to 4, the bytes that are left"#;
+    for size in ["5", "-1", "1.5", "\"4\"", "18446744073709551615"] {
+        check(&sized("FP32", "[1]", size), &[0; 4], range);
+    }
+    check(
+        &sized("FP32", "[1]", "4"),
+        &[0; 6],
+        r#"no input's "binary_data_size" takes the last 2 bytes"#,
+    );
+    check(
+        &sized("FP32", "[2]", "4"),
+        &[0; 4],
+        r#"input "x": shape [2] of FP32 takes 8 bytes, got 4"#,
+    );
+    check(
+        &format!("{}, \"data\": [1]", sized("FP32", "[1]", "4")),
+        &[0; 4],
+        r#"input "x": has both "data" and "binary_data_size""#,
+    );
+    check(
+        r#""datatype": "FP32", "shape": [1], "data": [1]"#,
+        &[0],
+        r#"no input's "binary_data_size" takes the last 1 bytes"#,
+    );
+    let error = decode_infer(&Bytes::from_static(b"{}"), 3).unwrap_err().to_string();
+    assert_eq!(error, "3 bytes of JSON are announced, the body has 2");
+    let asked = r#"{"inputs": [], "parameters": {"binary_data_output": 1}}"#;
+    assert_eq!(error_of(asked), "parameter \"binary_data_output\" must be true or false");
 }
