@@ -17,6 +17,7 @@ use berth_plugin::{CompileLimits, EngineOptions, ProcessorLimits};
 use berth_serving::{Host, HostOptions};
 use berth_store::Store;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -102,13 +103,21 @@ impl Serve {
             .with_writer(std::io::stderr)
             .init();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let served = runtime.block_on(self.serve());
+        // What operators do has a thread of its own: a commit, which waits for the disk, holds up no
+        // request.
+        let control = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("control")
+            .enable_all()
+            .build()?;
+        let served = runtime.block_on(self.serve(control.handle()));
         // What still blocks a thread, such as a large model being opened, is not waited for.
+        control.shutdown_background();
         runtime.shutdown_background();
         served
     }
 
-    async fn serve(self) -> anyhow::Result<()> {
+    async fn serve(self, control: &Handle) -> anyhow::Result<()> {
         // Held against its default, which is to end the process: a write over the shell's limit on
         // the size of files is to fail like one to a full disk.
         let _too_large = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
@@ -141,7 +150,7 @@ impl Serve {
         let host = Host::new(store, inference.clone(), Arc::clone(&engines), options);
 
         let data_listener = bind(self.listen, "--listen").await?;
-        let admin_listener = bind(self.admin, "--admin").await?;
+        let admin_listener = control.spawn(bind(self.admin, "--admin")).await??;
         say(&format!(
             "berth {} serves on http://{}, admin on http://{}\nONNX Runtime {} with {} from {}; {cores} cores, {} threads for models, {instances} instances{}",
             env!("CARGO_PKG_VERSION"),
@@ -163,9 +172,9 @@ impl Serve {
         let bounds =
             Bounds { connections: self.max_connections, idle: Duration::from_secs(self.max_idle) };
         let clients = tokio::spawn(listen::serve(data_listener, data, bounds, stopped.clone()));
-        let operators = tokio::spawn(listen::serve(admin_listener, admin, bounds, stopped));
-        let housekeeping = tokio::spawn(keep_house(Arc::clone(&host), exporter));
-        let restoring = tokio::spawn({
+        let operators = control.spawn(listen::serve(admin_listener, admin, bounds, stopped));
+        let housekeeping = control.spawn(keep_house(Arc::clone(&host), exporter));
+        let restoring = control.spawn({
             let host = Arc::clone(&host);
             async move {
                 if let Err(error) = host.restore().await {
@@ -203,7 +212,7 @@ fn this_program() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("where this program lies")
 }
 
-async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+async fn bind(address: SocketAddr, flag: &'static str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("{flag} {address}"))
 }
 
