@@ -166,8 +166,8 @@ async fn infer(
         wants_tensors: true,
     };
     let outcome = found.revision.answer(incoming).await;
-    let form = Form { id: client_id.as_deref(), binary: &binary };
-    found.reply(&data.bodies, outcome, Some(form))
+    let form = Form { tensors: true, id: client_id.as_deref(), binary: &binary };
+    found.reply(&data.bodies, outcome, form)
 }
 
 async fn invoke(
@@ -202,25 +202,28 @@ async fn invoke(
         wants_tensors: false,
     };
     let outcome = found.revision.answer(incoming).await;
-    found.reply(&data.bodies, outcome, None)
+    let form = Form { tensors: false, id: None, binary: &BinaryOutputs::default() };
+    found.reply(&data.bodies, outcome, form)
 }
 
-/// The form in which a client wants tensors.
+/// The form of an answer.
 #[derive(Clone, Copy)]
 struct Form<'a> {
-    /// The id that it gave the request.
+    /// Whether it must be tensors.
+    tensors: bool,
+    /// The client's id of the request.
     id: Option<&'a str>,
+    /// Which tensors are answered as they are.
     binary: &'a BinaryOutputs,
 }
 
 impl Found {
-    /// Turns an outcome into an answer; one to `infer` has a form.
-    fn reply(&self, bodies: &Bodies, outcome: Outcome<'_>, form: Option<Form<'_>>) -> Response {
+    /// Turns an outcome into an answer.
+    fn reply(&self, bodies: &Bodies, outcome: Outcome<'_>, form: Form<'_>) -> Response {
         let variant = outcome.variant.map_or("", Name::as_str);
         let mut response = match outcome.result {
             Err(problem) => refused(&problem),
-            Ok(reply) if form.is_some() || !reply.tensors.is_empty() => {
-                let form = form.unwrap_or(Form { id: None, binary: &BinaryOutputs::default() });
+            Ok(reply) if form.tensors || !reply.tensors.is_empty() => {
                 self.tensors(bodies, &reply, variant, form)
             }
             Ok(reply) => body(bodies, reply),

@@ -138,8 +138,9 @@ fn data(body: &mut Vec<u8>, tensor: &Tensor) -> Result<(), String> {
                 if index > 0 {
                     body.push(b',');
                 }
-                let text = std::str::from_utf8(string)
-                    .map_err(|_| format!("element {index} is not UTF-8, so it has no JSON form; {ASK}"))?;
+                let text = std::str::from_utf8(string).map_err(|_| {
+                    format!("element {index} is not UTF-8, so it has no JSON form; {ASK}")
+                })?;
                 push(body, text);
             }
         }
