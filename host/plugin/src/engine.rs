@@ -1,9 +1,8 @@
-//! The two engines, their limits and the clock that interrupts guests.
+//! The two engines and their limits.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker};
@@ -11,6 +10,7 @@ use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, RegallocAlgorithm,
 };
 
+use crate::clock::Clock;
 use crate::compiler::CompileLimits;
 use crate::policy::PolicyState;
 use crate::state::State;
@@ -18,9 +18,6 @@ use crate::trap::FRAMES;
 use crate::turns::Turns;
 use crate::wasi;
 use crate::{assets, bindings, exchange, model, nn};
-
-/// How often running guests let others run and have their limits checked.
-pub(crate) const TICK: Duration = Duration::from_millis(1);
 
 /// What the operator sets for all plugins.
 #[derive(Clone, Debug)]
@@ -77,7 +74,6 @@ pub struct Engines {
     pub(crate) policies: Engine,
     pub(crate) policy_linker: Linker<PolicyState>,
     pub(crate) options: EngineOptions,
-    pub(crate) clock: Clock,
     pub(crate) turns: Arc<Turns>,
     pooled: bool,
 }
@@ -107,16 +103,14 @@ impl Engines {
         crate::policy::add_to_linker(&mut policy_linker).map_err(wrong)?;
         wasi::add_to_linker(&mut processor_linker).map_err(wrong)?;
         wasi::add_to_linker(&mut policy_linker).map_err(wrong)?;
-        let clock = Clock::start(processors.clone());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let turns = Turns::new(cores);
+        let turns = Turns::new(cores, Clock::start(processors.clone()));
         Ok(Arc::new(Self {
             processors,
             processor_linker,
             policies,
             policy_linker,
             options,
-            clock,
             turns,
             pooled,
         }))
@@ -206,85 +200,6 @@ pub(crate) fn policy_config() -> Config {
     let mut config = base_config();
     config.consume_fuel(true).cranelift_nan_canonicalization(true);
     config
-}
-
-/// Raises the epoch while guests run, and rests while none does.
-pub(crate) struct Clock(Arc<ClockState>);
-
-struct ClockState {
-    running: AtomicUsize,
-    asleep: Mutex<bool>,
-    wake: Condvar,
-}
-
-/// Keeps the clock going while it is held.
-pub(crate) struct Ticking<'a>(&'a ClockState);
-
-impl Clock {
-    fn start(engine: Engine) -> Self {
-        let state = Arc::new(ClockState {
-            running: AtomicUsize::new(0),
-            asleep: Mutex::new(false),
-            wake: Condvar::new(),
-        });
-        let weak = Arc::downgrade(&state);
-        std::thread::Builder::new().name("epoch".into()).spawn(move || tick(&weak, &engine)).ok();
-        Self(state)
-    }
-
-    /// Starts the clock when it rests; it goes on until the last of these is dropped.
-    pub(crate) fn run(&self) -> Ticking<'_> {
-        if self.0.running.fetch_add(1, Ordering::SeqCst) == 0 {
-            let mut asleep = self.0.asleep.lock().unwrap_or_else(PoisonError::into_inner);
-            if std::mem::take(&mut *asleep) {
-                self.0.wake.notify_one();
-            }
-        }
-        Ticking(&self.0)
-    }
-}
-
-impl Drop for Clock {
-    fn drop(&mut self) {
-        *self.0.asleep.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.0.wake.notify_one();
-    }
-}
-
-impl Drop for Ticking<'_> {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-fn tick(state: &Weak<ClockState>, engine: &Engine) {
-    // Ticks without a guest before the clock rests, so that it does not stop between requests.
-    const IDLE_TICKS: u32 = 1000;
-    let mut idle = 0;
-    while let Some(state) = state.upgrade() {
-        if state.running.load(Ordering::SeqCst) > 0 {
-            idle = 0;
-        } else {
-            idle += 1;
-        }
-        if idle > IDLE_TICKS {
-            let mut asleep = state.asleep.lock().unwrap_or_else(PoisonError::into_inner);
-            *asleep = true;
-            // A guest that started just now has seen `asleep` unset and will not wake us.
-            if state.running.load(Ordering::SeqCst) > 0 {
-                *asleep = false;
-            }
-            // Bounded, so that the thread ends some time after the last engine is dropped.
-            let rest = Duration::from_secs(5);
-            let rested = state.wake.wait_timeout_while(asleep, rest, |asleep| *asleep);
-            let (mut asleep, rested) = rested.unwrap_or_else(PoisonError::into_inner);
-            *asleep = false;
-            idle = if rested.timed_out() { IDLE_TICKS } else { 0 };
-        }
-        drop(state);
-        std::thread::sleep(TICK);
-        engine.increment_epoch();
-    }
 }
 
 fn make_private_folder(folder: &std::path::Path) -> std::io::Result<()> {

@@ -1,10 +1,11 @@
 //! Compiles, limits and calls components. The only crate that knows wasmtime.
 //!
 //! - [`inspect`]: what a component is, asks for and says of itself, read before anything runs
-//! - [`engine`]: the two engines, their limits and the clock that interrupts guests
+//! - [`engine`]: the two engines and their limits
 //! - [`compile`]: compilation off the request path and the cache of compiled code
 //! - [`compiler`]: the process that compiles one component
 //! - [`processor`]: processors, a fresh instance for each request
+//! - `clock`: what interrupts guests
 //! - `turns`: as many guests at once as there are cores
 //! - `repeat`: one instance called over and over, for a benchmark
 //! - [`policy`], [`router`]: policies, pure and metered, and those that see each request
@@ -15,6 +16,7 @@
 
 pub mod assets;
 mod bindings;
+mod clock;
 pub mod compile;
 pub mod compiler;
 pub mod decision;

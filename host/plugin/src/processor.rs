@@ -224,7 +224,6 @@ impl Processor {
         });
         let mut store = self.store(Call { request, bindings, deadline });
         let clock = Arc::clone(&store.data().account.cpu);
-        let _ticking = self.engines.clock.run();
         let made = timeout_at(
             deadline.into(),
             clock.charge(Rank::Long, async {
@@ -257,7 +256,6 @@ impl Processor {
         let deadline = call.deadline;
         let mut store = self.store(call);
         let clock = Arc::clone(&store.data().account.cpu);
-        let _ticking = self.engines.clock.run();
         let done = timeout_at(
             deadline.into(),
             clock.charge(Rank::Fresh, async {

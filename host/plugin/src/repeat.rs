@@ -17,7 +17,6 @@ impl Processor {
     pub async fn repeat(&self, call: Call, times: u64) -> Result<Duration, CallError> {
         let mut store = self.store(call);
         let clock = Arc::clone(&store.data().account.cpu);
-        let _ticking = self.engines.clock.run();
         let done = clock.charge(Rank::Fresh, async {
             let Ok((instance, processor)) = self.create(&mut store).await? else {
                 return Ok(Err(CallError::Plugin("its config was refused".into())));

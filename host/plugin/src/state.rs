@@ -378,7 +378,7 @@ mod tests {
             ("the host, in its turn", idle, work, false, true),
         ];
         for (name, guest, host, charged, is_up) in cases {
-            let clock = CpuClock::new(&Turns::new(1));
+            let clock = CpuClock::new(&Turns::new(1, Arc::default()));
             let inside = Arc::clone(&clock);
             let seen = Arc::clone(&clock).charge(Rank::Fresh, async move {
                 guest();

@@ -9,8 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// Turns to run for guests.
-pub(crate) struct Turns(Mutex<Waiting>);
+use crate::clock::Clock;
+
+/// Turns to run for guests. The clock ticks while there is one.
+pub(crate) struct Turns {
+    waiting: Mutex<Waiting>,
+    clock: Arc<Clock>,
+}
 
 struct Waiting {
     free: usize,
@@ -37,9 +42,10 @@ impl Turns {
     const STREAK: u32 = 3;
 
     /// Turns for `cores` guests at once.
-    pub(crate) fn new(cores: usize) -> Arc<Self> {
+    pub(crate) fn new(cores: usize, clock: Arc<Clock>) -> Arc<Self> {
         let (fresh, long) = (VecDeque::new(), VecDeque::new());
-        Arc::new(Self(Mutex::new(Waiting { free: cores.max(1), fresh, long, streak: 0 })))
+        let waiting = Mutex::new(Waiting { free: cores.max(1), fresh, long, streak: 0 });
+        Arc::new(Self { waiting, clock })
     }
 
     /// Waits for a turn.
@@ -49,6 +55,7 @@ impl Turns {
                 let mut waiting = self.lock();
                 if waiting.free > 0 {
                     waiting.free -= 1;
+                    self.clock.begin();
                     return Turn(Some(Arc::clone(self)));
                 }
                 let (give, turn) = oneshot::channel();
@@ -67,7 +74,7 @@ impl Turns {
     /// Hands a turn on to the next that still waits.
     fn pass_on(self: Arc<Self>) {
         loop {
-            let Some(next) = self.lock().next() else { return };
+            let Some(next) = self.lock().next() else { return self.clock.end() };
             match next.send(Turn(Some(Arc::clone(&self)))) {
                 Ok(()) => return,
                 // Its request has been given up.
@@ -77,7 +84,7 @@ impl Turns {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -133,7 +140,7 @@ mod tests {
 
     #[tokio::test]
     async fn there_are_no_more_turns_than_cores() {
-        let turns = Turns::new(2);
+        let turns = Turns::new(2, Arc::default());
         let (first, second) = (turns.take(Rank::Fresh).await, turns.take(Rank::Long).await);
         let mut third = waiting(&turns, Rank::Fresh).await;
         drop(first);
@@ -144,7 +151,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_turn_that_nobody_waits_for_any_more_goes_on() {
-        let turns = Turns::new(1);
+        let turns = Turns::new(1, Arc::default());
         let first = turns.take(Rank::Fresh).await;
         let gone = waiting(&turns, Rank::Fresh).await;
         let given = waiting(&turns, Rank::Fresh).await;
@@ -159,7 +166,7 @@ mod tests {
 
     #[tokio::test]
     async fn long_ones_wait_for_fresh_ones_but_not_for_ever() {
-        let turns = Turns::new(1);
+        let turns = Turns::new(1, Arc::default());
         let mut held = turns.take(Rank::Fresh).await;
         let ranks = [[Rank::Long; 3].as_slice(), [Rank::Fresh; 5].as_slice()].concat();
         let mut all = Vec::new();
