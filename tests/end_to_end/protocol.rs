@@ -202,6 +202,35 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
     answer.check_error("tensors of another shape for a classifier", 400, "input \"input\"");
 }
 
+/// Both inputs have the dimension `n0` in front.
+#[test]
+fn dimensions_of_one_name_are_of_one_size() {
+    let host = host();
+    host.push("plugin", "probe", &guest("probe"));
+    for mode in ["graph", "model"] {
+        let config = format!("mode = {mode:?}");
+        host.apply(&format!(
+            "name = {mode:?}\n{}",
+            variant("main", "probe@1", "default = \"two@1\"", &config)
+        ));
+    }
+    let input = |name: &str, rows: usize| json!({"name": name, "datatype": "FP32", "shape": [rows, 2], "data": vec![0; 2 * rows]});
+    let body = json!({"inputs": [input("b", 1), input("a", 3)]}).to_string();
+    let send = |endpoint: &str| {
+        let target = format!("/v2/models/{endpoint}/infer");
+        host.send(&Request::post(&target, "application/json", &body))
+    };
+    let problem =
+        "dimension 0 is 1, but it is the model's \"n0\", which is 3 in dimension 0 of input \"a\"";
+    send("two").check_error("two", 400, &format!("input \"b\": {problem}"));
+    for (mode, code) in [("graph", "invalid-argument"), ("model", "tensor `b`")] {
+        let answer = send(mode);
+        answer.check_error(mode, 500, "the plugin failed");
+        let entry = host.logged(answer.header("berth-prediction").unwrap());
+        assert!(entry.contains(problem) && entry.contains(code), "{mode}: {entry}");
+    }
+}
+
 #[test]
 fn what_is_not_there_or_not_allowed_is_refused() {
     let host = host();

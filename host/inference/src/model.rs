@@ -53,12 +53,20 @@ pub struct Opened {
     bytes: u64,
     input_index: HashMap<String, usize>,
     output_index: HashMap<String, usize>,
+    equal: Vec<EqualDimensions>,
     batching: Batching,
     pace: Pace,
     runs: AtomicU64,
     requests: AtomicU64,
     /// Runs together that failed.
     failed: AtomicU64,
+}
+
+/// Dimensions of inputs that go by one name, so that they are of one size.
+struct EqualDimensions {
+    name: String,
+    /// Input and dimension, by index; two or more.
+    places: Vec<(usize, usize)>,
 }
 
 /// An open model in a lane: what runs it, and has the lane's share of the threads.
@@ -133,6 +141,7 @@ impl Opened {
             name: name.to_owned(),
             input_index: index(&session.inputs),
             output_index: index(&session.outputs),
+            equal: equal_dimensions(&session),
             session,
             options,
             lanes,
@@ -194,8 +203,9 @@ impl Opened {
         self.bytes
     }
 
-    /// Checks what [`Model::run`] checks before it runs anything: names, datatypes, shapes, and that
-    /// BOOL elements are 0 or 1 and BYTES elements UTF-8, as ONNX has them.
+    /// Checks what [`Model::run`] checks before it runs anything: names, datatypes, shapes, that
+    /// dimensions of one name are of one size, and that BOOL elements are 0 or 1 and BYTES elements
+    /// UTF-8, as ONNX has them.
     pub fn check(&self, inputs: &[NamedTensor], outputs: &[String]) -> Result<(), InferenceError> {
         self.plan(inputs, outputs).map(|_| ())
     }
@@ -205,14 +215,14 @@ impl Opened {
         let invalid = |input: &str, problem: String| {
             Err(InferenceError::InvalidInput { input: input.to_owned(), problem })
         };
-        let mut given: Few<bool> = smallvec![false; types.len()];
+        let mut given: Few<Option<&Tensor>> = smallvec![None; types.len()];
         let mut order = Few::with_capacity(inputs.len());
         for NamedTensor { name, tensor } in inputs {
             let Some(&index) = self.input_index.get(name.as_str()) else {
                 let known: Vec<_> = types.iter().map(|ty| ty.name.as_str()).collect();
                 return invalid(name, format!("the model has no such input, it takes {known:?}"));
             };
-            if std::mem::replace(&mut given[index], true) {
+            if given[index].replace(tensor).is_some() {
                 return invalid(name, "given twice".to_owned());
             }
             if let Some(problem) = mismatch(&types[index], tensor) {
@@ -220,8 +230,11 @@ impl Opened {
             }
             order.push(index);
         }
-        if let Some(missing) = given.iter().position(|given| !given) {
+        if let Some(missing) = given.iter().position(Option::is_none) {
             return invalid(&types[missing].name, "missing".to_owned());
+        }
+        if let Some((index, problem)) = self.unequal(&given) {
+            return invalid(&types[index].name, problem);
         }
         let output = |name: &String| {
             let index = self.output_index.get(name.as_str()).copied();
@@ -233,6 +246,25 @@ impl Opened {
             outputs.iter().map(output).collect::<Result<_, _>>()?
         };
         Ok(Plan { inputs: order, outputs })
+    }
+
+    /// The first input, all being given by index, of which a dimension is of another size than one of
+    /// the same name, and what is wrong with it.
+    fn unequal(&self, given: &[Option<&Tensor>]) -> Option<(usize, String)> {
+        let size = |&(input, dimension): &(usize, usize)| {
+            given[input].and_then(|tensor| tensor.shape().get(dimension).copied())
+        };
+        self.equal.iter().find_map(|EqualDimensions { name, places }| {
+            let (first, others) = places.split_first()?;
+            let other = others.iter().find(|place| size(place) != size(first))?;
+            let [first_size, other_size] = [first, other].map(|place| size(place).unwrap_or(0));
+            let input = &self.inputs()[first.0].name;
+            let problem = format!(
+                "dimension {} is {other_size}, but it is the model's {name:?}, which is {first_size} in dimension {} of input {input:?}",
+                other.1, first.1
+            );
+            Some((other.0, problem))
+        })
     }
 
     /// The most rows that a run may have.
@@ -396,6 +428,19 @@ impl std::fmt::Debug for Opened {
 /// The bytes of all inputs of a run.
 fn size<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> u64 {
     tensors.map(|tensor| tensor.data().len() as u64).sum()
+}
+
+/// The dimensions of inputs that share a name.
+fn equal_dimensions(session: &Session) -> Vec<EqualDimensions> {
+    let mut places: BTreeMap<&str, Vec<(usize, usize)>> = BTreeMap::new();
+    for (input, ty) in session.inputs.iter().enumerate() {
+        let symbols = session.symbols.get(&ty.name).into_iter().flatten().enumerate();
+        for (dimension, symbol) in symbols.filter(|(_, symbol)| !symbol.is_empty()) {
+            places.entry(symbol).or_default().push((input, dimension));
+        }
+    }
+    let shared = places.into_iter().filter(|(_, places)| places.len() > 1);
+    shared.map(|(name, places)| EqualDimensions { name: name.to_owned(), places }).collect()
 }
 
 /// Says what keeps `tensor` from being an input of type `ty`.

@@ -83,6 +83,14 @@ pub fn tensor(element: i64, shape: Option<&[i64]>) -> Message {
     Message::default().bytes(1, ty)
 }
 
+/// A tensor type by ONNX's number of its datatype, whose dimensions all vary and have these names.
+pub fn named_dimensions(element: i64, names: &[&str]) -> Message {
+    let dimensions = names.iter().map(|name| Message::default().bytes(2, name));
+    let shape = Message::default().each(1, dimensions);
+    let ty = Message::default().number(1, element).bytes(2, shape);
+    Message::default().bytes(1, ty)
+}
+
 /// A sequence of a type.
 pub fn sequence(of: Message) -> Message {
     Message::default().bytes(4, Message::default().bytes(1, of))
