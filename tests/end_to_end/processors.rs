@@ -54,10 +54,11 @@ const FAULTS: [(&str, u16, &str, &str); 36] = [
 ];
 
 /// Modes that other tests, or the rest of the same test, are for.
-const ELSEWHERE: [&str; 10] = [
+const ELSEWHERE: [&str; 11] = [
     "loop",
     "poll",
     "handles",
+    "refused-outputs",
     "unwaited",
     "wrong-datatype",
     "create-refuse",

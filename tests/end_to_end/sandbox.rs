@@ -250,6 +250,21 @@ fn outputs_beyond_what_a_call_may_hold_are_refused() {
     assert_eq!(["1048576", "+Inf"].map(held), [6.0, 6.0]);
 }
 
+/// More often than there are handles for a request, of which a refusal takes none.
+#[test]
+fn outputs_that_are_refused_leave_no_handles_behind() {
+    let host = Host::start();
+    host.push("plugin", "processor-faults", &guest("processor-faults"));
+    host.push_model("mixed", &onnx::with_truth());
+    let mode = "mode = \"refused-outputs\"";
+    host.apply(&format!(
+        "name = \"e\"\n{}",
+        variant("main", "processor-faults@1", "default = \"mixed@1\"", mode)
+    ));
+    let answer = host.send(&Request::invoke("e", "x"));
+    assert_eq!((answer.status, &*answer.text()), (200, "ok"));
+}
+
 /// The guest's own function, into which the compiler drew what fails.
 const PLACE: &str = "    at berth:plugin/processing@0.1.0#[method]processor.process";
 

@@ -236,7 +236,7 @@ pub(crate) fn add_copies_to_linker(linker: &mut Linker<State>) -> wasmtime::Resu
 }
 
 /// The bytes of tensors together.
-fn size(tensors: &[NamedTensor]) -> u64 {
+pub(crate) fn size(tensors: &[NamedTensor]) -> u64 {
     tensors.iter().map(|named| named.tensor.data().len() as u64).sum()
 }
 

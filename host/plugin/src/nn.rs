@@ -13,6 +13,7 @@ use wasmtime::component::{Linker, Resource, ResourceTableError};
 use crate::bindings::processor::wasi::nn::{errors, graph, inference, tensor};
 use crate::exchange::NAME;
 use crate::guest_log::cut;
+use crate::model::size;
 use crate::processor::BoundModel;
 use crate::state::{OverHostBytes, State};
 
@@ -217,20 +218,24 @@ impl inference::HostGraphExecutionContext for State {
                 return self.nn_error(code, data);
             }
         };
+        // All or none is handed out: the guest is not told of handles beside an error.
+        let beyond = |NamedTensor { name, tensor }: &NamedTensor| {
+            let problem = beyond_wasi_nn(tensor)?;
+            Some(format!(
+                "output {name:?} {problem}, which wasi:nn has no form for: use berth:plugin/model"
+            ))
+        };
+        if let Some(problem) = outputs.iter().find_map(beyond) {
+            return self.nn_error(ErrorCode::UnsupportedOperation, problem);
+        }
+        if let Err(OverHostBytes(limit)) = self.account.hold(size(&outputs)) {
+            return self.nn_error(
+                ErrorCode::TooLarge,
+                format!("the outputs exceed what a request may hold, {limit} bytes"),
+            );
+        }
         let mut handed = Vec::with_capacity(outputs.len());
         for NamedTensor { name, tensor } in outputs {
-            if let Some(problem) = beyond_wasi_nn(&tensor) {
-                return self.nn_error(
-                    ErrorCode::UnsupportedOperation,
-                    format!("output {name:?} {problem}, which wasi:nn has no form for: use berth:plugin/model"),
-                );
-            }
-            if let Err(OverHostBytes(limit)) = self.account.hold(tensor.data().len() as u64) {
-                return self.nn_error(
-                    ErrorCode::TooLarge,
-                    format!("the outputs exceed what a request may hold, {limit} bytes"),
-                );
-            }
             handed.push((name, self.table.push(NnTensor::Fit(tensor))?));
         }
         Ok(Ok(handed))

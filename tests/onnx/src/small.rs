@@ -32,6 +32,16 @@ pub fn wide(times: i64) -> Vec<u8> {
     model(graph(&[node("Expand", &["x", "shape"], &["y"])], &constants, &[x], &[y]))
 }
 
+/// `y = x` and then `truth`, which is `x` as BOOL, for FP32 [n]: an output that `wasi:nn` has a form for,
+/// and one that it has none for.
+pub fn with_truth() -> Vec<u8> {
+    let cast = integer(node("Cast", &["x"], &["truth"]), "to", element(DataType::Bool));
+    let port = |name, datatype| port(name, datatype, &[-1]);
+    let outputs = [port("y", DataType::Fp32), port("truth", DataType::Bool)];
+    let nodes = [node("Identity", &["x"], &["y"]), cast];
+    model(graph(&nodes, &[], &[port("x", DataType::Fp32)], &outputs))
+}
+
 /// `sum = a + b` and `difference = a - b`, for FP32 [n, 2].
 pub fn two_inputs() -> Vec<u8> {
     let port = |name| port(name, DataType::Fp32, &[-1, 2]);

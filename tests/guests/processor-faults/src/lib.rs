@@ -109,6 +109,9 @@ enum Mode {
     WrongShapeModel,
     /// Gives the model integers where it takes other numbers, in the right shape.
     WrongDatatype,
+    /// Has the model answer what `wasi:nn` has no form for, 5,000 times over, and answers `ok` when each
+    /// was refused.
+    RefusedOutputs,
     /// Gives the model an input that it does not have.
     WrongInput,
     /// Asks the model for an output that it does not have.
@@ -273,6 +276,21 @@ impl Faults {
                     _ => Tensor::new(&shape, &vec![1i32; count])?,
                 };
                 run(&input.name, &tensor, &[])
+            }
+            Mode::RefusedOutputs => {
+                let input = input()?;
+                let context = nn::graph::load_by_name("default")?.init_execution_context()?;
+                for _ in 0..5000 {
+                    let tensor =
+                        nn::tensor::Tensor::new(&[1], nn::tensor::TensorType::Fp32, &[0; 4]);
+                    match context.compute(vec![(input.name.clone(), tensor)]) {
+                        Err(error)
+                            if error.code() == nn::errors::ErrorCode::UnsupportedOperation => {}
+                        Err(error) => return Err(error.into()),
+                        Ok(_) => return Err(Error::plugin("wasi:nn has a form for every output")),
+                    }
+                }
+                Ok(())
             }
             Mode::WrongInput => run("no-such-input", &floats(&fixed(&input()?))?, &[]),
             Mode::WrongOutput => {
