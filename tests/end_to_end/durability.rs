@@ -75,11 +75,13 @@ pub(crate) fn digest(content: impl AsRef<[u8]>) -> String {
     Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Every blob is what its name says, and nothing else lies beside them.
+/// Every blob, and every upload, is what its name says, and nothing else lies beside them.
 pub(crate) fn check_blobs(data: &Path) {
     for file in files(&data.join("blobs")) {
-        let digest = digest(fs::read(&file).unwrap());
-        assert_eq!(file.file_name().unwrap().to_str().unwrap(), digest, "{}", file.display());
+        let content = fs::read(&file).unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let name = name.strip_suffix(&format!("-{}", content.len())).unwrap_or(name);
+        assert_eq!(name, digest(&content), "{}", file.display());
     }
     for file in files(data) {
         let name = file.to_str().unwrap();

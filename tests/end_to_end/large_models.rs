@@ -176,7 +176,8 @@ fn uploads_are_refused_with_what_is_wrong() {
     };
     assert_eq!(done(put("?bytes=16", &content[..4]))["bytes"], 4);
     for (name, query, sent, status, part) in [
-        ("a gap", "?offset=5&bytes=16", &b"x"[..], 409, "go on from 4"),
+        ("a smaller size", "?bytes=4", &content[..4], 400, "send it again"),
+        ("a gap", "?offset=5&bytes=16", b"x", 409, "go on from 4"),
         ("too much", "?offset=4&bytes=16", &[7; 13], 413, "limit of 16 bytes"),
         ("too large", "?bytes=99999999999999", b"", 413, "limit of 68719476736 bytes"),
         ("no size", "", b"", 400, "missing field `bytes`"),
@@ -206,9 +207,9 @@ fn push(proxy: &Proxy, file: &Path) -> Child {
     berth.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// How many bytes of the weights lie in the host's folder.
-fn arrived(host: &Host, weights: &str) -> u64 {
-    let file = host.folder().join("data/blobs/partial").join(weights);
+/// How many bytes of the weights, of so many, lie in the host's folder.
+fn arrived(host: &Host, weights: &str, size: u64) -> u64 {
+    let file = host.folder().join(format!("data/blobs/partial/{weights}-{size}"));
     fs::metadata(file).map_or(0, |metadata| metadata.len())
 }
 
@@ -225,7 +226,7 @@ fn an_upload_goes_on_where_it_broke_off() {
         let half = Proxy::start(host.admin, size / 2);
         let mut client = push(&half, &file);
         // What the proxy lets through, but for heads and the model's own file.
-        until("half of it has arrived", || arrived(&host, &weights) > size / 2 - HEADS);
+        until("half of it has arrived", || arrived(&host, &weights, size) > size / 2 - HEADS);
         if kill_host {
             host.kill();
         }
@@ -234,7 +235,7 @@ fn an_upload_goes_on_where_it_broke_off() {
         if kill_host {
             host.restart();
         }
-        let held = arrived(&host, &weights);
+        let held = arrived(&host, &weights, size);
         assert!(held > size / 2 - HEADS && held < size, "{who}: {held}");
         let rest = Proxy::start(host.admin, u64::MAX);
         assert!(push(&rest, &file).wait().unwrap().success(), "{who}");
@@ -259,19 +260,20 @@ fn clients_that_push_the_same_at_once_all_succeed() {
     let proxy = Proxy::start(host.admin, u64::MAX);
     // One that stops half-way holds up nobody.
     let weights = fs::read(file.with_file_name(WEIGHTS)).unwrap();
-    let target = format!("/v1/uploads/{}?bytes={}", digest(&weights), weights.len());
+    let (name, size) = (digest(&weights), weights.len() as u64);
+    let target = format!("/v1/uploads/{name}?bytes={size}");
     let mut stuck = Connection::open(host.admin).unwrap();
-    let request = Request::put(&target, b"").header("content-length", &weights.len().to_string());
+    let request = Request::put(&target, b"").header("content-length", &size.to_string());
     stuck.begin(&request).unwrap();
     stuck.write(&weights[..1000]).unwrap();
-    until("it has begun", || arrived(&host, &digest(&weights)) == 1000);
+    until("it has begun", || arrived(&host, &name, size) == 1000);
     let clients: Vec<Child> = (0..4).map(|_| push(&proxy, &file)).collect();
     for mut client in clients {
         assert!(client.wait().unwrap().success());
     }
     assert_eq!(host.json(&["model", "list"]).as_array().unwrap().len(), 1);
     stuck.write(&weights[1000..]).unwrap();
-    assert_eq!(done(stuck.answer().unwrap())["bytes"], weights.len());
+    assert_eq!(done(stuck.answer().unwrap())["bytes"], size);
     host.apply(&tensors("big", "big@1"));
     assert_eq!(answer(&host, "big").len(), 4);
     check_partial(&host);

@@ -15,7 +15,7 @@ use cap_std::fs::{Dir, File};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::StoreError;
-use crate::uploads::{Part, Uploads};
+use crate::uploads::{Key, Part, Uploads};
 
 pub(crate) const PARTIAL: &str = "partial";
 
@@ -40,9 +40,9 @@ impl Blobs {
                 let entry = entry?;
                 let (name, metadata) = (entry.file_name(), entry.metadata()?);
                 let partial = Path::new(PARTIAL).join(&name);
-                match name.to_str().and_then(|name| name.parse::<Digest>().ok()) {
-                    Some(digest) if metadata.is_file() => {
-                        uploads.found(digest, metadata.len(), metadata.modified()?.into_std());
+                match name.to_str().and_then(Key::of_file) {
+                    Some(key) if metadata.is_file() => {
+                        uploads.found(key, metadata.len(), metadata.modified()?.into_std());
                     }
                     _ if metadata.is_dir() => folder.remove_dir_all(partial)?,
                     _ => folder.remove_file(partial)?,

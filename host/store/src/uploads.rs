@@ -1,4 +1,5 @@
-//! Blobs that arrive in several goes, each in `blobs/partial/` under the digest that it is to have.
+//! Blobs that arrive in several goes, each in `blobs/partial/` under the digest and the size that it is
+//! to have: who is wrong about the size is at an upload of its own.
 //!
 //! What has arrived stays when a connection breaks and when the host ends, so that whoever sends it
 //! again sends the rest. It is not synced before it is whole: what a power cut takes of it, its digest
@@ -33,15 +34,32 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// The uploads that are kept.
 #[derive(Default)]
-pub(crate) struct Uploads(Mutex<HashMap<Digest, Arc<Part>>>);
+pub(crate) struct Uploads(Mutex<HashMap<Key, Arc<Part>>>);
+
+/// What an upload is to be.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    digest: Digest,
+    bytes: u64,
+}
+
+impl Key {
+    /// Reads the name of an upload's file.
+    pub(crate) fn of_file(name: &str) -> Option<Self> {
+        let (digest, bytes) = name.split_once('-')?;
+        Some(Self { digest: digest.parse().ok()?, bytes: bytes.parse().ok()? })
+    }
+
+    fn file(&self) -> PathBuf {
+        Path::new(PARTIAL).join(format!("{}-{}", self.digest, self.bytes))
+    }
+}
 
 /// What has arrived of one.
 pub(crate) struct Part {
-    digest: Digest,
+    key: Key,
     /// Bytes that are there.
     held: AtomicU64,
-    /// Bytes that it is to have, as far as anyone has said.
-    announced: AtomicU64,
     /// When it last grew, in milliseconds since 1970.
     touched: AtomicU64,
     state: Mutex<State>,
@@ -60,9 +78,9 @@ enum State {
 }
 
 impl Part {
-    fn new(digest: Digest, held: u64, touched: u64, hash: Option<Sha256>) -> Self {
-        let [held, announced, touched] = [held, 0, touched].map(AtomicU64::new);
-        Self { digest, held, announced, touched, state: Mutex::new(State::Growing(hash)) }
+    fn new(key: Key, held: u64, touched: u64, hash: Option<Sha256>) -> Self {
+        let [held, touched] = [held, touched].map(AtomicU64::new);
+        Self { key, held, touched, state: Mutex::new(State::Growing(hash)) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -70,7 +88,7 @@ impl Part {
     }
 
     pub(crate) fn name(&self) -> PathBuf {
-        Path::new(PARTIAL).join(self.digest.to_string())
+        self.key.file()
     }
 
     fn untouched_for(&self) -> Duration {
@@ -82,12 +100,10 @@ impl Part {
         let mut state = self.state();
         match *state {
             State::Placed => return Ok(()),
-            State::Sealed => blobs.put_in_place(&self.name(), &self.digest)?,
+            State::Sealed => blobs.put_in_place(&self.name(), &self.key.digest)?,
             State::Growing(_) | State::Gone => {
-                return Err(StoreError::Missing {
-                    digest: self.digest,
-                    path: blobs.path(&self.digest),
-                });
+                let digest = self.key.digest;
+                return Err(StoreError::Missing { digest, path: blobs.path(&digest) });
             }
         }
         *state = State::Placed;
@@ -114,21 +130,21 @@ impl Part {
 }
 
 impl Uploads {
-    fn parts(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Part>>> {
+    fn parts(&self) -> MutexGuard<'_, HashMap<Key, Arc<Part>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn forget(&self, part: &Part) {
         let mut parts = self.parts();
-        if parts.get(&part.digest).is_some_and(|known| std::ptr::eq(&**known, part)) {
-            parts.remove(&part.digest);
+        if parts.get(&part.key).is_some_and(|known| std::ptr::eq(&**known, part)) {
+            parts.remove(&part.key);
         }
     }
 
     /// Takes up a file that was there when the store was opened.
-    pub(crate) fn found(&self, digest: Digest, size: u64, modified: SystemTime) {
-        let part = Part::new(digest, size, since_1970_ms(modified), None);
-        self.parts().insert(digest, Arc::new(part));
+    pub(crate) fn found(&self, key: Key, size: u64, modified: SystemTime) {
+        let part = Part::new(key, size, since_1970_ms(modified), None);
+        self.parts().insert(key, Arc::new(part));
     }
 
     /// Lets go of what nothing was added to for long.
@@ -142,7 +158,7 @@ impl Uploads {
         &self,
         blobs: &Blobs,
         age: Duration,
-        mut goes_on: impl FnMut(&HashMap<Digest, Arc<Part>>) -> bool,
+        mut goes_on: impl FnMut(&HashMap<Key, Arc<Part>>) -> bool,
     ) {
         let mut parts = self.parts();
         let mut old: Vec<Arc<Part>> =
@@ -158,43 +174,48 @@ impl Uploads {
                 && !(matches!(*state, State::Sealed) && Arc::strong_count(&part) > 2)
             {
                 part.remove_locked(&mut state, blobs);
-                parts.remove(&part.digest);
+                parts.remove(&part.key);
             }
         }
     }
 
-    fn part(&self, blobs: &Blobs, digest: Digest, bytes: u64) -> Result<Arc<Part>, StoreError> {
+    fn part(&self, blobs: &Blobs, key: Key) -> Result<Arc<Part>, StoreError> {
         self.expire(blobs);
-        let full = |parts: &HashMap<Digest, Arc<Part>>| {
-            let others = || parts.values().filter(|part| part.digest != digest);
-            let size = |part: &Arc<Part>| part.held.load(Relaxed).max(part.announced.load(Relaxed));
-            others().count() >= MOST || others().map(size).sum::<u64>() > TOGETHER - bytes
+        let full = |parts: &HashMap<Key, Arc<Part>>| {
+            let others = || parts.keys().filter(|other| **other != key);
+            let bytes = others().fold(key.bytes, |sum, other| sum.saturating_add(other.bytes));
+            others().count() >= MOST || bytes > TOGETHER
         };
         self.let_go(blobs, IDLE, full);
         let mut parts = self.parts();
         if full(&parts) {
             return Err(StoreError::Busy);
         }
-        let fresh = || Arc::new(Part::new(digest, 0, now_ms(), Some(Sha256::new())));
-        let part = Arc::clone(parts.entry(digest).or_insert_with(fresh));
-        part.announced.fetch_max(bytes, Relaxed);
+        let fresh = || Arc::new(Part::new(key, 0, now_ms(), Some(Sha256::new())));
+        let part = Arc::clone(parts.entry(key).or_insert_with(fresh));
         part.touched.store(now_ms(), Relaxed);
         Ok(part)
     }
 }
 
 impl Blobs {
-    /// How many bytes of an upload are there.
+    /// How many bytes are there of an upload; of several that differ in size, the most.
     pub(crate) fn uploaded(&self, digest: &Digest) -> u64 {
-        self.uploads.parts().get(digest).map_or(0, |part| part.held.load(Relaxed))
+        let parts = self.uploads.parts();
+        let held = parts.values().filter(|part| part.key.digest == *digest);
+        held.map(|part| part.held.load(Relaxed)).max().unwrap_or(0)
     }
 
     /// An upload that is whole.
     pub(crate) fn whole_upload(self: &Arc<Self>, digest: &Digest) -> Option<SealedBlob> {
-        let part = self.uploads.parts().get(digest).cloned()?;
-        let is_sealed = matches!(*part.state(), State::Sealed);
-        let size = part.held.load(Relaxed);
-        is_sealed.then(|| SealedBlob::of_upload(Arc::clone(self), part, *digest, size))
+        let parts = self.uploads.parts();
+        let of_digest = parts.values().filter(|part| part.key.digest == *digest).cloned();
+        let of_digest: Vec<Arc<Part>> = of_digest.collect();
+        // A part's state is held for as long as it is read or written, the table never.
+        drop(parts);
+        let part = of_digest.into_iter().find(|part| matches!(*part.state(), State::Sealed))?;
+        let size = part.key.bytes;
+        Some(SealedBlob::of_upload(Arc::clone(self), part, *digest, size))
     }
 
     /// Goes on with an upload that is to have `bytes`, from `offset` on.
@@ -207,7 +228,7 @@ impl Blobs {
         if bytes > TOGETHER {
             return Err(StoreError::TooLarge { what: "the content".into(), limit: TOGETHER });
         }
-        let part = self.uploads.part(self, digest, bytes)?;
+        let part = self.uploads.part(self, Key { digest, bytes })?;
         let mut state = part.state();
         let path = self.path.join(part.name());
         let failed = |action| {
@@ -233,7 +254,7 @@ impl Blobs {
         if offset > held || offset > bytes {
             return Err(StoreError::Gap { digest, offset, held });
         }
-        Ok(Upload { blobs: Arc::clone(self), part, file: open, at: offset, bytes })
+        Ok(Upload { blobs: Arc::clone(self), part, file: open, at: offset })
     }
 }
 
@@ -244,15 +265,15 @@ pub struct Upload {
     file: File,
     /// Where the next piece belongs.
     at: u64,
-    bytes: u64,
 }
 
 impl Upload {
     /// Takes the next piece, of any length; what is there already is passed over. A disk that takes no
     /// more has all of the upload back: the host's own commits need the room.
     pub fn write(&mut self, piece: &[u8]) -> Result<(), StoreError> {
-        if piece.len() as u64 > self.bytes - self.at {
-            return Err(StoreError::TooLarge { what: "the content".into(), limit: self.bytes });
+        let Key { digest, bytes } = self.part.key;
+        if piece.len() as u64 > bytes - self.at {
+            return Err(StoreError::TooLarge { what: "the content".into(), limit: bytes });
         }
         let mut state = self.part.state();
         let held = self.part.held.load(Relaxed);
@@ -272,7 +293,7 @@ impl Upload {
             }
             State::Sealed | State::Placed => {}
             State::Growing(None) | State::Gone => {
-                return Err(StoreError::Gone { digest: self.part.digest });
+                return Err(StoreError::Gone { digest });
             }
         }
         self.at += piece.len() as u64;
@@ -285,10 +306,10 @@ impl Upload {
         let mut state = self.part.state();
         let held = self.part.held.load(Relaxed);
         if let State::Growing(Some(hash)) = &*state
-            && held == self.bytes
+            && held == self.part.key.bytes
         {
             let (expected, actual) =
-                (self.part.digest, Digest::from_bytes(hash.clone().finalize().into()));
+                (self.part.key.digest, Digest::from_bytes(hash.clone().finalize().into()));
             if actual != expected {
                 drop(state);
                 self.part.remove(&self.blobs);

@@ -65,7 +65,7 @@ fn goes_add_up_whatever_they_overlap() {
             }
             // Opened anew, the store does not know that it is whole before it is asked to go on.
             go(&store, digest, whole, whole, b"").unwrap();
-            assert_eq!(partial(folder.path()), [digest.to_string()], "{name}");
+            assert_eq!(partial(folder.path()), [format!("{digest}-{whole}")], "{name}");
             let blob = store.whole_upload(&digest).unwrap();
             assert_eq!((blob.digest(), blob.size()), (digest, whole), "{name}");
             blob.place().unwrap();
@@ -110,7 +110,6 @@ fn what_does_not_fit_is_refused() {
     for (name, offset, bytes, sent, part) in [
         ("a gap", 11, whole, &b"x"[..], "10 bytes of"),
         ("beyond the end", 33, whole, b"", "33 is beyond them: go on from 10"),
-        ("more than announced", 10, 12, b"xxx", "over the limit of 12 bytes"),
         ("more than there is room for", 0, (64 << 30) + 1, b"", "over the limit of 68719476736"),
     ] {
         let error = go(&store, digest, offset, bytes, sent).unwrap_err().to_string();
@@ -124,12 +123,40 @@ fn what_does_not_fit_is_refused() {
     go(&store, digest, 0, whole, &CONTENT[..10]).unwrap();
     // So is what was altered on the disk between two goes.
     drop(store);
-    let file = folder.path().join("blobs/partial").join(digest.to_string());
+    let file = folder.path().join("blobs/partial").join(format!("{digest}-{whole}"));
     fs::write(&file, "something ").unwrap();
     let store = Store::open(folder.path()).unwrap();
     let error = go(&store, digest, 10, whole, &CONTENT[10..]).unwrap_err();
     assert!(matches!(error, StoreError::Mismatch { .. }), "{error}");
     assert!(!file.exists());
+}
+
+#[test]
+fn who_is_wrong_about_the_size_takes_nothing_from_who_is_right() {
+    let (digest, whole) = (Digest::of(CONTENT), CONTENT.len() as u64);
+    for reopened in [false, true] {
+        for (name, offset, bytes, sent, part) in [
+            ("its beginning", 0, 10, &CONTENT[..10], "not as announced"),
+            ("what is there and no more", 10, 10, b"", "go on from 0"),
+            ("more than announced", 0, 2, b"xxx", "over the limit of 2 bytes"),
+            ("more than there is", 0, 33, &[CONTENT, b"x"].concat(), "not as announced"),
+        ] {
+            let (folder, mut store) = open();
+            go(&store, digest, 0, whole, &CONTENT[..10]).unwrap();
+            if reopened {
+                drop(store);
+                store = Store::open(folder.path()).unwrap();
+            }
+            let error = go(&store, digest, offset, bytes, sent).unwrap_err().to_string();
+            let error = error.replace(&format!("{digest} "), "");
+            assert!(error.contains(part), "{name}: {error}");
+            assert_eq!(store.uploaded(&digest), 10, "{name}");
+            assert!(store.whole_upload(&digest).is_none(), "{name}");
+            go(&store, digest, 10, whole, &CONTENT[10..]).unwrap();
+            store.whole_upload(&digest).unwrap().place().unwrap();
+            assert_eq!(store.blob_read(&digest).unwrap(), CONTENT, "{name}");
+        }
+    }
 }
 
 #[test]
@@ -144,7 +171,7 @@ fn uploads_are_bounded_in_age_number_and_size() {
     go(&store, digest(7), 1, 2, b"").unwrap();
     drop(store);
     let age = |number: u32, seconds| {
-        let file = folder.path().join("blobs/partial").join(digest(number).to_string());
+        let file = folder.path().join("blobs/partial").join(format!("{}-2", digest(number)));
         let file = File::options().write(true).open(file).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
     };
