@@ -151,7 +151,7 @@ fn endpoint_files_that_do_not_fit_are_refused() {
         (
             "a configuration against the model",
             config("{ width = 7, height = 8, channels = \"grey\", shape = [1, 64] }"),
-            "variants.main.config",
+            "variants.main.config.shape: refused by image-classifier@1: 7 x 8 pixels in grey are 56 values, which shape [1, 64] does not hold; input `input` of digits@2 has shape [-1, 64]: give",
         ),
         (
             "a missing file",
@@ -176,7 +176,7 @@ fn endpoint_files_that_do_not_fit_are_refused() {
         (
             "an asset that does not fit",
             format!("{good}assets = {{ labels = \"three.txt\" }}"),
-            "variants.main.config",
+            "variants.main.config.labels: refused by image-classifier@1: 3 labels for the 10 classes of digits@2",
         ),
         ("several variants without routing", two(""), "routing: several variants need a policy"),
         (

@@ -68,8 +68,9 @@ impl Processor for ImageClassifier {
             }
             None => None,
         };
-        let plan = Plan::new(config, &Model::open("default")?.describe())?;
-        plan.check_labels(labels.as_deref())?;
+        let model = Model::open("default")?.describe();
+        let plan = Plan::new(config, &model)?;
+        plan.check_labels(labels.as_deref(), &model.name)?;
         Ok(Self { plan, labels })
     }
 

@@ -23,14 +23,21 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(config: Config, model: &Description) -> Result<Self, ConfigError> {
         let input = pick(&model.inputs, config.input.as_deref(), "input", &model.name)?;
+        if let Some(other) = model.inputs.iter().find(|other| other.name != input.name) {
+            let message = format!(
+                "{} also takes `{}`, which no picture fills; export it with `{}` alone",
+                model.name, other.name, input.name
+            );
+            return Err(ConfigError::new("input", message));
+        }
         let output = pick(&model.outputs, config.output.as_deref(), "output", &model.name)?;
         let element = element(input, "input", &model.name)?;
         if element_of(output).is_none_or(|element| element == Element::Uint8) {
             return Err(wrong_type(output, "output", &model.name, "FP32 or FP16"));
         }
-        let (width, height) = size(&config, input)?;
+        let (width, height) = size(&config, input, &model.name)?;
         let channels = Channels::from(config.channels);
-        let shape = shape(&config, input, width, height)?;
+        let shape = shape(&config, input, &model.name, (width, height))?;
         let fit = fit(&config, width, height)?;
         if config.top == 0 {
             return Err(ConfigError::new("top", "use 1 or more"));
@@ -63,14 +70,20 @@ impl Plan {
     }
 
     /// There must be a label for each class that the model declares.
-    pub(crate) fn check_labels(&self, labels: Option<&[String]>) -> Result<(), ConfigError> {
+    pub(crate) fn check_labels(
+        &self,
+        labels: Option<&[String]>,
+        model: &str,
+    ) -> Result<(), ConfigError> {
         let classes = self.output.shape.last().and_then(|&classes| u64::try_from(classes).ok());
         match (labels, classes) {
             (Some(labels), Some(classes)) if labels.len() as u64 != classes => {
-                Err(ConfigError::new(
-                    "labels",
-                    format!("{} labels for the model's {classes} classes", labels.len()),
-                ))
+                let TensorType { name, shape, .. } = &self.output;
+                let message = format!(
+                    "{} labels for the {classes} classes of {model}, whose output `{name}` has shape {shape:?}; give one for each",
+                    labels.len()
+                );
+                Err(ConfigError::new("labels", message))
             }
             _ => Ok(()),
         }
@@ -170,7 +183,7 @@ fn scaling(
     Ok((factors, offsets))
 }
 
-fn size(config: &Config, input: &TensorType) -> Result<(u32, u32), ConfigError> {
+fn size(config: &Config, input: &TensorType, model: &str) -> Result<(u32, u32), ConfigError> {
     let (height_at, width_at) = match config.layout {
         Layout::Nchw => (2, 3),
         Layout::Nhwc => (1, 2),
@@ -182,7 +195,7 @@ fn size(config: &Config, input: &TensorType) -> Result<(u32, u32), ConfigError> 
             let declared = if input.shape.len() == 4 { input.shape[at] } else { -1 };
             u32::try_from(declared).ok().filter(|&side| side > 0).ok_or_else(|| {
                 let message = format!(
-                    "give it: input `{}` of shape {:?} does not tell",
+                    "give it: input `{}` of {model}, of shape {:?}, does not tell",
                     input.name, input.shape
                 );
                 ConfigError::new(key, message)
@@ -195,8 +208,8 @@ fn size(config: &Config, input: &TensorType) -> Result<(u32, u32), ConfigError> 
 fn shape(
     config: &Config,
     input: &TensorType,
-    width: u32,
-    height: u32,
+    model: &str,
+    (width, height): (u32, u32),
 ) -> Result<Vec<u64>, ConfigError> {
     let (width, height, channels) =
         (u64::from(width), u64::from(height), Channels::from(config.channels).count() as u64);
@@ -220,7 +233,8 @@ fn shape(
             Channels::Rgb => "RGB",
         };
         let message = format!(
-            "{width} x {height} pixels in {kind} are {values} values, which shape {shape:?} does not hold"
+            "{width} x {height} pixels in {kind} are {values} values, which shape {shape:?} does not hold; input `{}` of {model} has shape {:?}: give the width, height, channels, layout and shape that fit it",
+            input.name, input.shape
         );
         return Err(ConfigError::new(key, message));
     }
@@ -231,7 +245,7 @@ fn shape(
             .all(|(&have, &want)| u64::try_from(want).map_or(true, |want| want == have));
     if !fits {
         let message = format!(
-            "input `{}` of shape {:?} does not take shape {shape:?}",
+            "input `{}` of {model}, of shape {:?}, does not take shape {shape:?}; give the width, height, channels, layout and shape that fit it",
             input.name, input.shape
         );
         return Err(ConfigError::new(key, message));
@@ -264,9 +278,14 @@ mod tests {
     use super::*;
 
     fn plan(json: &str, input: &[i64], output: &[i64]) -> Result<Plan, ConfigError> {
+        let input = TensorType::new("x", DataType::Fp32, input);
+        planned(json, vec![input], output)
+    }
+
+    fn planned(json: &str, inputs: Vec<TensorType>, output: &[i64]) -> Result<Plan, ConfigError> {
         let model = Description {
             name: "m@1".to_owned(),
-            inputs: vec![TensorType::new("x", DataType::Fp32, input)],
+            inputs,
             outputs: vec![TensorType::new("y", DataType::Fp32, output)],
             properties: Vec::new(),
         };
@@ -320,6 +339,13 @@ mod tests {
             "width",
             "that many",
         );
+        refuse("{}", &[-1, 8, 8, 3], "width", "`x` of m@1, of shape [-1, 8, 8, 3], does not take");
+        refuse(
+            r#"{"channels": "grey"}"#,
+            &[-1, 3, 8, 8],
+            "width",
+            "`x` of m@1, of shape [-1, 3, 8, 8], does not take shape [1, 1, 8, 8]; give the width",
+        );
         refuse(r#"{"input": "z"}"#, &[-1, 3, 8, 8], "input", "it has x");
         refuse(r#"{"output": "z"}"#, &[-1, 3, 8, 8], "output", "it has y");
         refuse(r#"{"mean": [1, 2]}"#, &[-1, 3, 8, 8], "mean", "3 channels");
@@ -330,16 +356,28 @@ mod tests {
     }
 
     #[test]
+    fn every_input_of_the_model_is_filled() {
+        let inputs = ["x", "z"].map(|name| TensorType::new(name, DataType::Fp32, &[-1, 3, 8, 8]));
+        for (json, part) in
+            [("{}", "m@1 has several"), (r#"{"input": "x"}"#, "m@1 also takes `z`, which no")]
+        {
+            let error = planned(json, inputs.to_vec(), &[-1, 10]).unwrap_err();
+            assert!(error.key == "input" && error.message.contains(part), "{json}: {error:?}");
+        }
+    }
+
+    #[test]
     fn there_is_a_label_for_each_class() {
         let check = |labels: usize, output: &[i64]| {
             let labels = vec![String::new(); labels];
             plan("{}", &[1, 3, 8, 8], output)
                 .unwrap()
-                .check_labels(Some(&labels))
-                .map_err(|error| error.key)
+                .check_labels(Some(&labels), "m@1")
+                .map_err(|error| (error.key, error.message))
         };
         assert_eq!(check(10, &[-1, 10]), Ok(()));
-        assert_eq!(check(9, &[-1, 10]), Err("labels".to_owned()));
+        let told = "9 labels for the 10 classes of m@1, whose output `y` has shape [-1, 10]; give one for each";
+        assert_eq!(check(9, &[-1, 10]), Err(("labels".to_owned(), told.to_owned())));
         assert_eq!(check(9, &[-1, -1]), Ok(()));
     }
 }

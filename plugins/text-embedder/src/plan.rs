@@ -41,8 +41,10 @@ impl Plan {
     pub(crate) fn new(config: Config, model: &Description) -> Result<Self, ConfigError> {
         let ids = input(model, &config.ids, "ids")?;
         let mask = input(model, &config.mask, "mask")?;
+        like_ids(model, mask, ids, "mask")?;
         let has_types = model.inputs.iter().any(|input| input.name == config.types);
         let types = has_types.then(|| input(model, &config.types, "types")).transpose()?;
+        types.map_or(Ok(()), |types| like_ids(model, types, ids, "types"))?;
         let known = [&config.ids, &config.mask, &config.types];
         if let Some(other) = model.inputs.iter().find(|input| !known.contains(&&input.name)) {
             let message = format!(
@@ -62,20 +64,22 @@ impl Plan {
                 return Err(ConfigError::new("ids", message));
             }
         };
-        let (max_length, padding) = length(&config, ids)?;
+        let (max_length, padding) = length(&config, ids, &model.name)?;
         let output = output(&config, model)?;
         let pooling = match (output.shape.len(), config.pooling) {
             (3, pooling) => Some(pooling.unwrap_or(Pooling::Mean)),
             (2, None) => None,
             (2, Some(_)) => {
-                let message =
-                    format!("leave it out: output `{}` holds one vector a text", output.name);
+                let message = format!(
+                    "leave it out: output `{}` of {} holds one vector a text",
+                    output.name, model.name
+                );
                 return Err(ConfigError::new("pooling", message));
             }
             _ => {
                 let message = format!(
-                    "output `{}` of shape {:?} is neither [texts, tokens, width] nor [texts, width]",
-                    output.name, output.shape
+                    "output `{}` of {}, of shape {:?}, is neither [texts, tokens, width] nor [texts, width]; name another, or export it",
+                    output.name, model.name, output.shape
                 );
                 return Err(ConfigError::new("output", message));
             }
@@ -146,6 +150,24 @@ fn input<'a>(model: &'a Description, name: &str, key: &str) -> Result<&'a Tensor
     Err(ConfigError::new(key, problem))
 }
 
+/// Refuses an input that does not take what has the shape of the ids.
+fn like_ids(
+    model: &Description,
+    input: &TensorType,
+    ids: &TensorType,
+    key: &str,
+) -> Result<(), ConfigError> {
+    let mut sizes = input.shape.iter().zip(&ids.shape);
+    if sizes.all(|(&taken, &given)| taken < 0 || taken == given) {
+        return Ok(());
+    }
+    let message = format!(
+        "input `{}` of {} has shape {:?}, and `{}` has {:?}; both get the same texts and tokens: export it so that it takes them",
+        input.name, model.name, input.shape, ids.name, ids.shape
+    );
+    Err(ConfigError::new(key, message))
+}
+
 fn output<'a>(config: &Config, model: &'a Description) -> Result<&'a TensorType, ConfigError> {
     let find = |name: &str| model.outputs.iter().find(|output| output.name == name);
     let output = match (&config.output, &*model.outputs) {
@@ -171,7 +193,11 @@ fn output<'a>(config: &Config, model: &'a Description) -> Result<&'a TensorType,
 }
 
 /// The most tokens, where they are known yet, and how rows are filled up.
-fn length(config: &Config, ids: &TensorType) -> Result<(Option<usize>, Padding), ConfigError> {
+fn length(
+    config: &Config,
+    ids: &TensorType,
+    model: &str,
+) -> Result<(Option<usize>, Padding), ConfigError> {
     let given = match config.max_length {
         None => None,
         Some(given) => Some(
@@ -184,11 +210,15 @@ fn length(config: &Config, ids: &TensorType) -> Result<(Option<usize>, Padding),
         return Ok((given, config.padding.unwrap_or(Padding::Longest)));
     };
     if fixed > TOKENS || given.is_some_and(|given| given != fixed) {
-        let message = format!("input `{}` takes {fixed} tokens and no other number", ids.name);
+        let message = format!(
+            "input `{}` of {model} takes {fixed} tokens and no other number; leave it out",
+            ids.name
+        );
         return Err(ConfigError::new("max_length", message));
     }
     if config.padding == Some(Padding::Longest) {
-        let message = format!("use \"max_length\": input `{}` takes {fixed} tokens", ids.name);
+        let message =
+            format!("use \"max_length\": input `{}` of {model} takes {fixed} tokens", ids.name);
         return Err(ConfigError::new("padding", message));
     }
     Ok((Some(fixed), Padding::MaxLength))
@@ -319,6 +349,18 @@ mod tests {
         let four = [("input_ids", Int64, &four[..]), BERT[1]];
         let eight = [("input_ids", Int64, &eight[..]), BERT[1]];
         refuse("{}", &four, HIDDEN, "ids", "takes 4 texts at once");
+        for (mask, fits) in [(eight[0].2, false), (four[0].2, false), (BERT[0].2, true)] {
+            let inputs = [BERT[0], ("attention_mask", Int64, mask)];
+            let error = plan("{}", &inputs, HIDDEN).err();
+            assert_eq!(error.is_none(), fits, "{error:?}");
+        }
+        refuse(
+            "{}",
+            &[eight[0], BERT[1], ("token_type_ids", Int32, &[-1, 9])],
+            HIDDEN,
+            "types",
+            "`token_type_ids` of m@1 has shape [-1, 9], and `input_ids` has [-1, 8]",
+        );
         refuse(r#"{"max_length": 9}"#, &eight, HIDDEN, "max_length", "takes 8 tokens");
         refuse(r#"{"padding": "longest"}"#, &eight, HIDDEN, "padding", "takes 8 tokens");
         refuse(r#"{"max_length": 0}"#, BERT, HIDDEN, "max_length", "use 1 to 16384");
@@ -332,7 +374,7 @@ mod tests {
             "one of a, b",
         );
         refuse("{}", BERT, &[("a", Int64, &[-1, 1])], "output", "only FP32");
-        refuse("{}", BERT, &[("a", Fp32, &[-1])], "output", "shape [-1] is neither");
+        refuse("{}", BERT, &[("a", Fp32, &[-1])], "output", "shape [-1], is neither");
         refuse(
             r#"{"output": "pooled", "pooling": "cls"}"#,
             BERT,
