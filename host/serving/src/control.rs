@@ -309,30 +309,42 @@ fn commit_model(
     blobs: ModelBlobs,
     note: &Note,
 ) -> Result<ModelVersion, ControlError> {
-    let model = match workshop.pushed_model(name.as_str(), &blobs) {
-        Ok(model) => model,
-        Err(error) => {
-            // Where something else failed, what was uploaded is good for another try.
-            if matches!(error, ControlError::Model(_)) {
-                blobs.discard();
-            }
-            return Err(error);
-        }
+    let digest = blobs.files().digest();
+    // A content that was found good is not opened again, under whatever name.
+    let known = catalog::list::<ModelVersion>(&workshop.store)?;
+    let found = match known.into_iter().find(|known| known.digest == digest) {
+        Some(known) => known,
+        None => opened(workshop, &name, &blobs)?,
     };
-    let (files, bytes) = (blobs.files(), blobs.bytes());
     blobs.place()?;
-    let version = ModelVersion {
-        name,
+    let version = ModelVersion { name, version: 0, pushed_ms: catalog::now_ms(), ..found };
+    catalog::push(&workshop.store, version, note)
+}
+
+/// Opens a model that is being pushed, to see what it is; refused, it leaves nothing.
+fn opened(
+    workshop: &Workshop,
+    name: &Name,
+    blobs: &ModelBlobs,
+) -> Result<ModelVersion, ControlError> {
+    let model = workshop.pushed_model(name.as_str(), blobs).inspect_err(|error| {
+        // Where something else failed, what was uploaded is good for another try.
+        if matches!(error, ControlError::Model(_)) {
+            blobs.discard();
+        }
+    })?;
+    let files = blobs.files();
+    Ok(ModelVersion {
+        name: name.clone(),
         version: 0,
         digest: files.digest(),
-        bytes,
+        bytes: blobs.bytes(),
         files: Some(files).filter(|files| !files.data.is_empty()),
-        pushed_ms: catalog::now_ms(),
+        pushed_ms: 0,
         inputs: model.inputs().to_vec(),
         outputs: model.outputs().to_vec(),
         symbols: model.symbols().clone(),
         properties: model.properties().to_vec(),
         batching: model.batching().to_string(),
-    };
-    catalog::push(&workshop.store, version, note)
+    })
 }

@@ -114,8 +114,8 @@ impl ModelBlobs {
     }
 
     /// Leaves nothing of what was uploaded for it.
-    pub(crate) fn discard(self) {
-        self.data.into_values().chain([self.model]).for_each(SealedBlob::discard);
+    pub(crate) fn discard(&self) {
+        self.data.values().chain([&self.model]).for_each(SealedBlob::discard);
     }
 
     /// Puts every file in its place.

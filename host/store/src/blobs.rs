@@ -274,7 +274,7 @@ impl SealedBlob {
     }
 
     /// Leaves nothing of it but what is in its place.
-    pub fn discard(self) {
+    pub fn discard(&self) {
         if let Lies::Upload(blobs, part) = &self.lies {
             part.remove(blobs);
         }
