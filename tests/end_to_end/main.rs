@@ -24,6 +24,7 @@
 //! - [`sandbox`]: components that are hard to compile or fit no interface, limits, what is kept of a trap
 //! - [`shutdown`]: the two signals, and what they end
 //! - [`swaps`]: change after change under load leaves nothing behind
+//! - [`takeover`]: what a revision has to show first
 //! - [`support`]: the host under test, a client, small models
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
@@ -55,3 +56,4 @@ mod shutdown;
 mod support;
 #[cfg(target_os = "linux")]
 mod swaps;
+mod takeover;

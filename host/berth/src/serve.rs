@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use berth_api::admin::{self, Admin};
 use berth_api::body::Bodies;
 use berth_api::data::{self, Data};
+use berth_api::oip;
 use berth_inference::{Runtime, RuntimeOptions};
 use berth_monitor::Exporter;
 use berth_plugin::engine::Engines;
@@ -146,6 +147,10 @@ impl Serve {
             max_instances: instances,
             bake: Duration::from_secs(self.bake),
             bake_bytes: self.bake_memory << 20,
+            read_infer: |body| {
+                let request = oip::decode_infer(body).map_err(|error| error.to_string())?;
+                Ok((request.inputs, request.outputs))
+            },
         };
         let host = Host::new(store, inference.clone(), Arc::clone(&engines), options);
 

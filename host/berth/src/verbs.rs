@@ -421,6 +421,9 @@ fn show(endpoint: &Value) {
     if !revision["limits"].is_null() {
         say(&format!("limits     {}", revision["limits"]));
     }
+    if !revision["warm_up"].is_null() {
+        say(&format!("warm-up    {}", revision["warm_up"]));
+    }
     let pinned = |part: &Value| match part {
         Value::Null => "none".to_owned(),
         part => format!("{}@{}", cell(&part["name"]), part["version"]),

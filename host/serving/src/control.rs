@@ -16,6 +16,7 @@ use crate::documents::{
 };
 use crate::error::ControlError;
 use crate::host::{Host, PREPARING};
+use crate::live::LiveRevision;
 use crate::model_files::ModelBlobs;
 use crate::prepare::{Workshop, blocking};
 use crate::spec::EndpointSpec;
@@ -116,7 +117,7 @@ impl Host {
         spec.check()?;
         let revision = self.resolve(&spec)?;
         let start = Instant::now();
-        self.workshop.prepare(&revision, None).await?;
+        self.try_out(&revision).await?;
         let record = self.record(&revision.endpoint)?;
         let live = record.as_ref().and_then(|record| record.live);
         Ok(Applied {
@@ -256,7 +257,7 @@ impl Host {
     ) -> Result<Duration, ControlError> {
         let (name, digest) = (&revision.endpoint, revision.digest());
         let start = Instant::now();
-        match self.workshop.prepare(revision, None).await {
+        match self.try_out(revision).await {
             Ok((ready, evaluation)) => {
                 self.note_outcome(name, Some(digest), digest, None, evaluation, note)?;
                 self.go_live(ready);
@@ -281,6 +282,17 @@ impl Host {
                 Err(error)
             }
         }
+    }
+
+    /// Makes a revision ready and sees that it answers as it should.
+    async fn try_out(
+        &self,
+        revision: &Revision,
+    ) -> Result<(LiveRevision, Option<Evaluation>), ControlError> {
+        let (ready, evaluation) = self.workshop.prepare(revision, None).await?;
+        ready.check_alike()?;
+        self.warm_up(&ready).await?;
+        Ok((ready, evaluation))
     }
 
     fn note_outcome(

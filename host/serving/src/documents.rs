@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::spec::{AttributeSource, Limits, ModelSpec};
+use crate::warm_up::WarmUp;
 
 /// The store's kinds of documents.
 pub(crate) const MODEL: &str = "model";
@@ -125,6 +126,9 @@ pub struct Revision {
     pub models: BTreeMap<Name, ModelSpec>,
     /// How to choose among the variants.
     pub routing: Option<PinnedPolicy>,
+    /// A request that every variant answers first, with its file by digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<WarmUp>,
     /// The ways to answer.
     pub variants: Vec<PinnedVariant>,
 }

@@ -17,7 +17,8 @@ use crate::catalog::read;
 use crate::documents::{ENDPOINT, EndpointRecord, EndpointState, REVISION, Revision};
 use crate::error::{ControlError, RequestError};
 use crate::live::{Admission, LiveRevision};
-use crate::prepare::Workshop;
+use crate::prepare::{Workshop, blocking};
+use crate::warm_up::ReadInfer;
 
 /// Why an endpoint does not answer yet.
 pub(crate) const PREPARING: &str = "it is being prepared";
@@ -42,6 +43,8 @@ pub struct HostOptions {
     pub bake: Duration,
     /// The most bytes of models that stay open only for rollbacks.
     pub bake_bytes: u64,
+    /// How the rim reads an inference request.
+    pub read_infer: ReadInfer,
 }
 
 /// The endpoints as requests see them. Immutable: every change makes a new one.
@@ -129,7 +132,14 @@ impl Host {
                     Err(error) => Err(error),
                 };
                 match prepared {
-                    Ok((live, _)) => self.go_live(live),
+                    Ok((live, _)) => {
+                        // It has answered before: whatever keeps it from that now is its clients' to see.
+                        if let Err(error) = self.warm_up(&live).await {
+                            let problem = error.first_line();
+                            tracing::warn!(endpoint = name.as_str(), "not warm: {problem}");
+                        }
+                        self.go_live(live);
+                    }
                     Err(error) => {
                         let problem = error.first_line();
                         tracing::error!(endpoint = name.as_str(), "does not answer: {problem}");
@@ -160,6 +170,14 @@ impl Host {
         drop(control);
         self.restored.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Has a revision that is ready answer the request that its endpoint file names, if it does.
+    pub(crate) async fn warm_up(&self, ready: &LiveRevision) -> Result<(), ControlError> {
+        let Some(warm_up) = ready.warm_up.clone() else { return Ok(()) };
+        let (store, read_infer) = (self.store().clone(), self.options.read_infer);
+        let sample = blocking(move || warm_up.sample(&store, read_infer)).await?;
+        ready.answer_all(&sample).await
     }
 
     /// Frees revisions that were replaced and are no longer kept warm. Called every second or so.

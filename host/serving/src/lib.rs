@@ -7,12 +7,15 @@
 //! - `model_files`: a model's files in the store
 //! - [`prepare`]: from a revision's document to one that answers
 //! - [`live`]: a revision that answers, and the request's way
+//! - `alike`: variants among which chance decides take the same requests
+//! - [`warm_up`]: the request that every variant answers before a revision takes over
 //! - [`draw`]: the draw of an arm from shares
 //! - [`host`]: the snapshot that requests see, and how it is swapped
 //! - [`control`]: push, apply, rollback, delete
 //! - `resolve`: from an endpoint file to a revision
 //! - [`view`]: the endpoints as an operator sees them
 
+mod alike;
 pub mod catalog;
 pub mod control;
 pub mod documents;
@@ -27,6 +30,7 @@ mod resolve;
 mod sink;
 pub mod spec;
 pub mod view;
+pub mod warm_up;
 
 pub use control::Applied;
 pub use error::{ControlError, RequestError};

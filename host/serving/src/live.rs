@@ -19,6 +19,7 @@ use crate::draw::Shares;
 use crate::error::RequestError;
 use crate::sink::VariantSink;
 use crate::spec::AttributeSource;
+use crate::warm_up::WarmUp;
 
 /// A revision ready to answer. Requests hold it until they are done.
 pub struct LiveRevision {
@@ -31,6 +32,7 @@ pub struct LiveRevision {
     pub(crate) timeout: Duration,
     pub(crate) direct: bool,
     pub(crate) routing: Routing,
+    pub(crate) warm_up: Option<WarmUp>,
     pub(crate) variants: Vec<LiveVariant>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) share: Arc<Share>,
@@ -96,12 +98,15 @@ pub(crate) enum Way {
     /// Tensors go straight to the model.
     Model(Arc<Model>),
     /// A processor has the request.
-    Processor {
-        processor: Arc<Processor>,
-        signature: Signature,
-        bindings: Arc<Bindings>,
-        sink: Arc<VariantSink>,
-    },
+    Processor(Box<Processing>),
+}
+
+/// A processor, and what its calls need.
+pub(crate) struct Processing {
+    pub(crate) processor: Processor,
+    pub(crate) signature: Signature,
+    pub(crate) bindings: Arc<Bindings>,
+    pub(crate) sink: Arc<VariantSink>,
 }
 
 /// A request as the rim has decoded it.
@@ -223,7 +228,8 @@ impl LiveRevision {
                 bodies: None,
                 parts,
             },
-            Way::Processor { processor, signature, .. } => {
+            Way::Processor(processing) => {
+                let Processing { processor, signature, .. } = &**processing;
                 parts.push(("processor".into(), processor.name().to_owned()));
                 Metadata {
                     inputs: signature.inputs.clone(),
@@ -344,16 +350,7 @@ impl LiveRevision {
                     Ok(Reply { tensors, ..Reply::default() })
                 }
             },
-            Way::Processor { processor, signature, bindings, sink } => {
-                if let Body::Tensors(inputs) = &incoming.body {
-                    check_inputs(inputs, signature)?;
-                }
-                let (Some(_own), Ok(_instance)) = (
-                    Held::take(&self.share.instances, self.most_instances),
-                    self.admission.instances.try_acquire(),
-                ) else {
-                    return Err(RequestError::Overloaded);
-                };
+            Way::Processor(processing) => {
                 let wants_tensors = incoming.wants_tensors;
                 let request = Arc::new(Request {
                     id: incoming.request_id,
@@ -363,25 +360,42 @@ impl LiveRevision {
                     attributes: incoming.attributes,
                     trace_context: incoming.trace_context,
                 });
-                let call = Call {
-                    request: Arc::clone(&request),
-                    bindings: Arc::clone(bindings),
-                    deadline,
-                };
-                // By itself: a request that needs no processor does not carry the room for one.
-                let result = Box::pin(processor.process(call)).await;
-                let result = result.and_then(|reply| check_reply(reply, signature, wants_tensors));
+                let result = self.call(processing, &request, wants_tensors, deadline).await;
                 result.map_err(|error| {
-                    sink.call_failed(&error, &self.id, prediction, &request.id);
+                    processing.sink.call_failed(&error, &self.id, prediction, &request.id);
                     RequestError::of_call(&error, timeout_ms, prediction)
                 })
             }
         }
     }
+
+    /// One call of a processor, if there is an instance for it; both ways held against its signature.
+    pub(crate) async fn call(
+        &self,
+        processing: &Processing,
+        request: &Arc<Request>,
+        wants_tensors: bool,
+        deadline: Instant,
+    ) -> Result<Reply, CallError> {
+        let Processing { processor, signature, bindings, .. } = processing;
+        if let Body::Tensors(inputs) = &request.body {
+            check_inputs(inputs, signature)?;
+        }
+        let (Some(_own), Ok(_instance)) = (
+            Held::take(&self.share.instances, self.most_instances),
+            self.admission.instances.try_acquire(),
+        ) else {
+            return Err(CallError::Overloaded);
+        };
+        let call = Call { request: Arc::clone(request), bindings: Arc::clone(bindings), deadline };
+        // By itself: a request that needs no processor does not carry the room for one.
+        let reply = Box::pin(processor.process(call)).await?;
+        check_reply(reply, signature, wants_tensors)
+    }
 }
 
 /// Refuses tensors that the processor's signature does not take.
-fn check_inputs(inputs: &[NamedTensor], signature: &Signature) -> Result<(), RequestError> {
+fn check_inputs(inputs: &[NamedTensor], signature: &Signature) -> Result<(), CallError> {
     if signature.inputs.is_empty() {
         return Ok(());
     }
@@ -392,7 +406,7 @@ fn check_inputs(inputs: &[NamedTensor], signature: &Signature) -> Result<(), Req
             None => Some("the processor takes no such input".to_owned()),
         };
         if let Some(problem) = problem {
-            return Err(RequestError::Invalid(format!("input {name:?}: {problem}")));
+            return Err(CallError::Caller(format!("input {name:?}: {problem}")));
         }
     }
     Ok(())

@@ -23,7 +23,7 @@ use crate::catalog::{self, now_ms};
 use crate::documents::{Pinned, PinnedPolicy, PinnedVariant, Revision};
 use crate::draw::Shares;
 use crate::error::ControlError;
-use crate::live::{Admission, LiveRevision, LiveVariant, Routing, Share, Way};
+use crate::live::{Admission, LiveRevision, LiveVariant, Processing, Routing, Share, Way};
 use crate::model_files::ModelBlobs;
 use crate::sink::{Places, VariantSink};
 use crate::spec::{Limits, SpecError};
@@ -206,6 +206,7 @@ impl Workshop {
             timeout: Duration::from_millis(revision.timeout_ms),
             direct: revision.direct,
             routing,
+            warm_up: revision.warm_up.clone(),
             variants,
             share,
             most_instances: self.instances_of(&revision.limits),
@@ -313,7 +314,7 @@ impl Workshop {
                 source,
             },
         })?;
-        Ok(Way::Processor { processor: Arc::new(processor), signature, bindings, sink })
+        Ok(Way::Processor(Box::new(Processing { processor, signature, bindings, sink })))
     }
 
     fn routing(

@@ -11,6 +11,7 @@ use crate::documents::{
 use crate::error::ControlError;
 use crate::host::Host;
 use crate::spec::{EndpointSpec, PolicySpec, SpecError, VariantSpec};
+use crate::warm_up::WarmUp;
 
 /// When a request is given up, unless the endpoint says otherwise.
 const TIMEOUT_MS: u64 = 30_000;
@@ -34,6 +35,7 @@ impl Host {
                 .as_ref()
                 .map(|routing| self.resolve_policy(routing))
                 .transpose()?,
+            warm_up: self.resolve_warm_up(spec)?,
             variants: variants?,
         })
     }
@@ -43,6 +45,22 @@ impl Host {
         let version = found.map_err(|error| at("routing.policy", error))?;
         expect_kind(&version, Kind::Policy, "routing.policy")?;
         Ok(PinnedPolicy { policy: pin(&version), config: spec.config.clone() })
+    }
+
+    fn resolve_warm_up(&self, spec: &EndpointSpec) -> Result<Option<WarmUp>, ControlError> {
+        if let Some(warm_up) = &spec.warm_up {
+            self.expect_blob("warm_up", &warm_up.digest()?)?;
+        }
+        Ok(spec.warm_up.clone())
+    }
+
+    /// Refuses a file that was not uploaded.
+    fn expect_blob(&self, key: &str, digest: &Digest) -> Result<(), ControlError> {
+        if self.store().blob_exists(digest)? {
+            return Ok(());
+        }
+        let problem = format!("there is no blob sha256:{digest}: upload the file first");
+        Err(SpecError::new(key, problem).into())
     }
 
     fn resolve_variant(&self, spec: &VariantSpec) -> Result<PinnedVariant, ControlError> {
@@ -64,10 +82,7 @@ impl Host {
         let models = models.collect::<Result<_, ControlError>>()?;
         let assets = spec.asset_digests()?;
         for (name, digest) in &assets {
-            if !self.store().blob_exists(digest)? {
-                let problem = format!("there is no blob sha256:{digest}: upload the file first");
-                return Err(SpecError::new(key(&format!("assets.{name}")), problem).into());
-            }
+            self.expect_blob(&key(&format!("assets.{name}")), digest)?;
         }
         Ok(PinnedVariant {
             name: spec.name.clone(),
@@ -123,6 +138,9 @@ impl Host {
         }
         if live.routing != next.routing {
             lines.push("routing".into());
+        }
+        if live.warm_up != next.warm_up {
+            lines.push("warm-up".into());
         }
         if live.limits != next.limits {
             lines.push("limits".into());

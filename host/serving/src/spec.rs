@@ -6,11 +6,13 @@ use std::time::Duration;
 use berth_inference::{BatchOptions, ModelOptions, Providers};
 use berth_plugin::ProcessorLimits;
 use berth_plugin::inspect::WantedLimits;
+use berth_tensor::digest::DigestError;
 use berth_tensor::{Digest, Name, Reference};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::provider::ProviderSpec;
+use crate::warm_up::WarmUp;
 
 /// An endpoint as an operator writes it. Unknown keys are refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +44,9 @@ pub struct EndpointSpec {
     /// How to move traffic to the next revision; without it the next takes over when it is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<PolicySpec>,
+    /// A request that every variant answers before a revision takes over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<WarmUp>,
     /// The ways to answer.
     pub variants: Vec<VariantSpec>,
 }
@@ -275,6 +280,7 @@ impl EndpointSpec {
                 "this version of Berth moves all traffic as soon as the revision is ready; leave [rollout] out",
             ));
         }
+        self.warm_up.as_ref().map_or(Ok(()), WarmUp::check)?;
         for (index, variant) in self.variants.iter().enumerate() {
             if self.variants[..index].iter().any(|other| other.name == variant.name) {
                 let key = format!("variants.{}", variant.name);
@@ -317,21 +323,20 @@ impl VariantSpec {
     }
 
     pub(crate) fn asset_digests(&self) -> Result<BTreeMap<String, Digest>, SpecError> {
-        let parsed = self.assets.iter().map(|(name, text)| match text.strip_prefix("sha256:") {
-            Some(digest) => match digest.parse() {
-                Ok(digest) => Ok((name.clone(), digest)),
-                Err(error) => Err(SpecError::new(
-                    format!("variants.{}.assets.{name}", self.name),
-                    format!("{error}"),
-                )),
-            },
-            None => Err(SpecError::new(
-                format!("variants.{}.assets.{name}", self.name),
-                format!("{text:?} is no digest: upload the file and give sha256:DIGEST"),
-            )),
-        });
-        parsed.collect()
+        let key = |name: &str| format!("variants.{}.assets.{name}", self.name);
+        let parsed =
+            |(name, text): (&String, &String)| Ok((name.clone(), asset_digest(&key(name), text)?));
+        self.assets.iter().map(parsed).collect()
     }
+}
+
+/// The digest of an asset, as the command line puts it where a path was.
+pub(crate) fn asset_digest(key: &str, text: &str) -> Result<Digest, SpecError> {
+    let Some(digest) = text.strip_prefix("sha256:") else {
+        let problem = format!("{text:?} is no digest: upload the file and give sha256:DIGEST");
+        return Err(SpecError::new(key, problem));
+    };
+    digest.parse().map_err(|error: DigestError| SpecError::new(key, error.to_string()))
 }
 
 #[cfg(test)]
@@ -425,6 +430,20 @@ mod tests {
             r#"{"name":"e","variants":[{"name":"main","models":{"default":"m"}}]}"#,
             Some("no reference"),
         );
+        for (warm_up, problem) in [
+            (r#"{"infer":"a"}"#, None),
+            (r#"{"invoke":"a"}"#, None),
+            (r#"{"invoke":"a","content_type":"image/png"}"#, None),
+            (
+                r#"{"infer":"a","content_type":"image/png"}"#,
+                Some("warm_up: content_type goes with"),
+            ),
+            (r#"{"infer":"a","invoke":"b"}"#, Some("warm_up: give infer or invoke, not both")),
+            (r#"{"content_type":"image/png"}"#, Some("warm_up: give the file of a request")),
+            (r#"{"file":"a"}"#, Some("unknown field `file`")),
+        ] {
+            check(&format!(r#"{{"name":"e","warm_up":{warm_up},"variants":[{plain}]}}"#), problem);
+        }
         check(
             &format!(r#"{{"name":"e","rollout":{{"policy":"canary@1"}},"variants":[{plain}]}}"#),
             Some("rollout: "),
