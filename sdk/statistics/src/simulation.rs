@@ -1,0 +1,314 @@
+//! What the methods promise, kept by 10,000 runs from a seed: false alarms while looking all the
+//! time, power, coverage.
+
+use crate::likelihood::{log_likelihood, log_mixture};
+use crate::{
+    Alpha, Buckets, Decision, Design, Effect, Estimate, Events, Exposures, Moments, OffPolicy,
+    Posterior, Power, Proportion, Quantile, Random, Ratio, Share, fixed, probability_best,
+    sequential, several,
+};
+
+const RUNS: u64 = 10_000;
+
+fn alpha() -> Alpha {
+    Alpha::new(0.05).unwrap()
+}
+
+/// How often something happens in 10,000 runs.
+fn frequency(run: impl Fn(&mut Random) -> bool) -> f64 {
+    let mut seeds = Random::new(20_260_101);
+    (0..RUNS).filter(|_| run(&mut Random::new(seeds.bits()))).count() as f64 / RUNS as f64
+}
+
+/// False alarms in at most alpha plus three standard errors of the runs.
+fn alarms(what: &str, run: impl Fn(&mut Random) -> bool) {
+    let alpha = alpha().value();
+    let found = frequency(run);
+    eprintln!("{what}: {found} false alarms");
+    let most = alpha + 3.0 * (alpha * (1.0 - alpha) / RUNS as f64).sqrt();
+    assert!(found <= most, "{what}: {found} false alarms, {most} at most");
+}
+
+/// Power within three points of the design's.
+fn power(what: &str, run: impl Fn(&mut Random) -> bool) {
+    let found = frequency(run);
+    eprintln!("{what}: power {found}");
+    assert!((found - 0.8).abs() <= 0.03, "{what}: power {found}");
+}
+
+fn design(share: f64) -> Design {
+    let (power, share) = (Power::new(0.8).unwrap(), Share::new(share).unwrap());
+    Design { alpha: alpha(), power, share }
+}
+
+/// Whether a look at two arms, after each unit until there are so many, ever decides.
+fn means_decide(
+    random: &mut Random,
+    units: u64,
+    share: impl Fn(u64) -> f64,
+    effect: f64,
+    value: impl Fn(&mut Random, bool) -> f64,
+) -> bool {
+    let (mut before, mut after) = (Moments::default(), Moments::default());
+    let effect = Effect::new(effect).unwrap();
+    (0..units).any(|unit| {
+        let candidate = random.chance(share(unit));
+        let arm = if candidate { &mut after } else { &mut before };
+        arm.add(value(random, candidate));
+        sequential::means(&before, &after, alpha(), effect).decision != Decision::Undecided
+    })
+}
+
+#[test]
+fn means_give_few_false_alarms_at_any_time() {
+    let even = |_| 0.5;
+    alarms("normal", |random| means_decide(random, 2_000, even, 0.2, |random, _| random.normal()));
+    let skewed = |random: &mut Random, _| libm::exp(random.normal());
+    alarms("log-normal", |random| means_decide(random, 2_000, even, 0.4, skewed));
+    let ramp = |unit| if unit < 1_000 { 0.05 } else { 0.5 };
+    alarms("ramp", |random| means_decide(random, 2_000, ramp, 0.2, |random, _| random.normal()));
+}
+
+#[test]
+fn means_have_the_designed_power() {
+    let effect = Effect::new(0.3).unwrap();
+    for share in [0.5, 0.2] {
+        let units = design(share).means(1.0, effect).unwrap();
+        power("fixed means", |random| {
+            let (mut before, mut after) = (Moments::default(), Moments::default());
+            let candidates = (units as f64 * share).round() as u64;
+            (0..units - candidates).for_each(|_| before.add(random.normal()));
+            (0..candidates).for_each(|_| after.add(0.3 + random.normal()));
+            fixed::means(&before, &after, alpha()).decision == Decision::Higher
+        });
+        let units = design(share).sequential_means(1.0, effect).unwrap();
+        power("sequential means", |random| {
+            means_decide(
+                random,
+                units,
+                |_| share,
+                0.3,
+                |random, candidate| random.normal() + if candidate { 0.3 } else { 0.0 },
+            )
+        });
+    }
+}
+
+/// Whether a look at two rates, after each unit, ever decides.
+fn rates_decide(random: &mut Random, units: u64, rates: (f64, f64), effect: f64) -> bool {
+    let (mut before, mut after) = (Proportion::default(), Proportion::default());
+    let effect = Effect::new(effect).unwrap();
+    (0..units).any(|_| {
+        let candidate = random.chance(0.5);
+        let (arm, rate) = if candidate { (&mut after, rates.1) } else { (&mut before, rates.0) };
+        arm.trials += 1;
+        arm.successes += u64::from(random.chance(rate));
+        let compared = sequential::proportions(before, after, alpha(), effect);
+        compared.decision != Decision::Undecided
+    })
+}
+
+#[test]
+fn rates_give_few_false_alarms_at_any_time() {
+    for (rate, effect) in [(0.5, 0.1), (0.05, 0.03), (0.01, 0.01)] {
+        alarms("rates", |random| rates_decide(random, 2_000, (rate, rate), effect));
+    }
+}
+
+#[test]
+fn rates_have_the_designed_power() {
+    let units = design(0.5).proportions(0.10, 0.14).unwrap();
+    let draw = |random: &mut Random, rate| Proportion {
+        successes: (0..units / 2).filter(|_| random.chance(rate)).count() as u64,
+        trials: units / 2,
+    };
+    power("fixed rates", |random| {
+        let (before, after) = (draw(random, 0.10), draw(random, 0.14));
+        fixed::proportions(before, after, alpha()).decision == Decision::Higher
+    });
+    let units = design(0.5).sequential_proportions(0.10, 0.14).unwrap();
+    power("sequential rates", |random| rates_decide(random, units, (0.10, 0.14), 0.04));
+}
+
+/// Several requests of each unit, some units worse than others.
+fn clustered(random: &mut Random, ratio: &mut Ratio) {
+    let requests = 1 + (random.uniform() * random.uniform() * 20.0) as u64;
+    let rate = random.beta(1.0, 9.0);
+    let errors = (0..requests).filter(|_| random.chance(rate)).count();
+    ratio.add(errors as f64, requests as f64);
+}
+
+#[test]
+fn units_with_several_requests_give_few_false_alarms() {
+    let effect = Effect::new(0.02).unwrap();
+    alarms("clusters", |random| {
+        let mut arms = [Ratio::default(), Ratio::default()];
+        (0..1_000).any(|_| {
+            let arm = usize::from(random.chance(0.5));
+            clustered(random, &mut arms[arm]);
+            let [before, after] = arms.map(|arm| arm.estimate());
+            let compared = sequential::estimates(before, after, alpha(), effect);
+            compared.decision != Decision::Undecided
+        })
+    });
+}
+
+#[test]
+fn exact_counts_give_few_false_alarms_at_any_time() {
+    let most = -libm::log(alpha().value());
+    alarms("one rate", |random| {
+        let (mut successes, mut failures) = (0.0, 0.0);
+        (0..2_000).any(|_| {
+            if random.chance(0.03) {
+                successes += 1.0
+            } else {
+                failures += 1.0
+            }
+            let counts = (successes, failures);
+            log_mixture(counts) - log_likelihood(counts, 0.03) >= most
+        })
+    });
+    // As much worse as the margin allows, and a share that follows what was observed.
+    alarms("margin", |random| {
+        let (mut before, mut after) = (Proportion::default(), Proportion::default());
+        (0..1_000).any(|unit| {
+            let share = if after.successes > before.successes { 0.2 } else { 0.5 };
+            let (arm, rate) =
+                if random.chance(share) { (&mut after, 0.03) } else { (&mut before, 0.01) };
+            arm.trials += 1;
+            arm.successes += u64::from(random.chance(rate));
+            // Where nothing succeeds, nothing is excluded that was not before.
+            unit % 4 == 0 && sequential::difference_log_odds(before, after, 0.02) >= most
+        })
+    });
+    alarms("events", |random| {
+        let share = |share| Events { baseline: 0, candidate: 0, share: Share::new(share).unwrap() };
+        let mut stages = [share(0.05), share(0.5)];
+        (0..1_000).any(|event| {
+            let stage = &mut stages[usize::from(event >= 300)];
+            if random.chance(stage.share.value()) {
+                stage.candidate += 1;
+            } else {
+                stage.baseline += 1;
+            }
+            sequential::events_log_odds(&stages, 0.0) >= most
+        })
+    });
+}
+
+#[test]
+fn shares_give_few_false_alarms_and_mismatches_are_found() {
+    let shares = [0.6, 0.3, 0.1];
+    let units = |random: &mut Random, shares: &[f64; 3]| {
+        let place = random.uniform();
+        if place < shares[0] { 0 } else { 1 + usize::from(place >= shares[0] + shares[1]) }
+    };
+    alarms("shares", |random| {
+        let mut counts = [0; 3];
+        (0..500).any(|_| {
+            counts[units(random, &shares)] += 1;
+            let stages = [Exposures { units: &counts, shares: &shares }];
+            sequential::sample_ratio(&stages).unwrap() <= alpha().value()
+        })
+    });
+    alarms("shares at one look", |random| {
+        let mut counts = [0; 3];
+        (0..500).for_each(|_| counts[units(random, &shares)] += 1);
+        let stages = [Exposures { units: &counts, shares: &shares }];
+        fixed::sample_ratio(&stages).unwrap() <= alpha().value()
+    });
+}
+
+#[test]
+fn quantiles_are_covered_at_any_time() {
+    // The quantile is the second bound; that it is above it, or at most the first, is wrong.
+    let bounds = [0.9 - 1e-9, 0.9];
+    let of = Quantile::new(0.9).unwrap();
+    alarms("quantile", |random| {
+        let mut counts = [0; 3];
+        (0..2_000).any(|_| {
+            let value = random.uniform();
+            counts[bounds.iter().filter(|&&bound| value > bound).count()] += 1;
+            let buckets = Buckets { bounds: &bounds, counts: &counts };
+            let interval = sequential::quantile(&buckets, of, alpha());
+            interval.lower >= 0.9 || interval.upper < 0.9
+        })
+    });
+}
+
+#[test]
+fn one_look_gives_few_false_alarms() {
+    let draw = |random: &mut Random, rate| Proportion {
+        successes: (0..400).filter(|_| random.chance(rate)).count() as u64,
+        trials: 400,
+    };
+    alarms("score test", |random| {
+        let (before, after) = (draw(random, 0.2), draw(random, 0.2));
+        fixed::proportions(before, after, alpha()).p_value <= alpha().value()
+    });
+    let normal = |random: &mut Random, units, spread: f64| {
+        let mut moments = Moments::default();
+        (0..units).for_each(|_| moments.add(spread * random.normal()));
+        moments
+    };
+    alarms("Welch's t", |random| {
+        let (before, after) = (normal(random, 15, 1.0), normal(random, 60, 3.0));
+        fixed::means(&before, &after, alpha()).p_value <= alpha().value()
+    });
+    alarms("Holm", |random| {
+        let before = normal(random, 200, 1.0);
+        let p_values = [(); 4].map(|()| {
+            let after = normal(random, 200, 1.0);
+            fixed::means(&before, &after, alpha()).p_value
+        });
+        several::holm(&p_values).into_iter().any(|p_value| p_value <= alpha().value())
+    });
+    alarms("stability", |random| {
+        let days = [(); 7].map(|()| {
+            let after = normal(random, 100, 1.0).estimate();
+            after - normal(random, 100, 1.0).estimate()
+        });
+        several::stability(&days).unwrap().p_value <= alpha().value()
+    });
+}
+
+#[test]
+fn other_policies_are_valued_as_they_would_have_been() {
+    // The logged policy takes the first arm of two in a tenth of cases, the other one in a half;
+    // the arms earn 0.3 and 0.1.
+    let value = |logged: &OffPolicy, estimate: fn(&OffPolicy) -> Estimate| {
+        !fixed::estimate(estimate(logged), alpha()).contains(0.2)
+    };
+    for estimate in [OffPolicy::weighted, OffPolicy::self_normalised] {
+        alarms("off-policy", |random| {
+            let mut logged = OffPolicy::default();
+            for _ in 0..2_000 {
+                let first = random.chance(0.1);
+                let (propensity, rate) = if first { (0.1, 0.3) } else { (0.9, 0.1) };
+                logged.add(propensity, 0.5, f64::from(u8::from(random.chance(rate))));
+            }
+            value(&logged, estimate)
+        });
+    }
+}
+
+#[test]
+fn draws_are_distributed_as_they_should_be() {
+    let arms = [
+        Posterior::Beta { a: 0.5, b: 2.0 },
+        Posterior::Beta { a: 30.0, b: 200.0 },
+        Posterior::Normal { mean: 1.0, deviation: 0.5 },
+    ];
+    for arm in arms {
+        let mut random = Random::new(1);
+        for part in [0.01, 0.25, 0.5, 0.9] {
+            let limit = arm.quantile(part);
+            let found = (0..100_000).filter(|_| arm.draw(&mut random) <= limit).count() as f64;
+            let off = (found / 100_000.0 - part) / (part * (1.0 - part) / 100_000.0).sqrt();
+            assert!(off.abs() < 4.0, "{arm:?} below {limit}: {found}");
+        }
+    }
+    let arms = [Posterior::Beta { a: 11.0, b: 91.0 }, Posterior::Beta { a: 16.0, b: 86.0 }];
+    let first = frequency(|random| arms[0].draw(random) > arms[1].draw(random));
+    assert!((first - probability_best(&arms)[0]).abs() < 0.015, "{first}");
+}
