@@ -148,7 +148,8 @@ impl Serve {
             bake: Duration::from_secs(self.bake),
             bake_bytes: self.bake_memory << 20,
             read_infer: |body| {
-                let request = oip::decode_infer(body).map_err(|error| error.to_string())?;
+                let request = oip::decode_infer(body, body.len());
+                let request = request.map_err(|error| error.to_string())?;
                 Ok((request.inputs, request.outputs))
             },
         };

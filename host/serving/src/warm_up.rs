@@ -22,7 +22,7 @@ const KEY: &str = "warm_up";
 const TIME: Duration = Duration::from_secs(30);
 
 /// Reads the body of an inference request: its inputs, and the outputs that it asks for.
-pub type ReadInfer = fn(&[u8]) -> Result<(Vec<NamedTensor>, Vec<String>), String>;
+pub type ReadInfer = fn(&Bytes) -> Result<(Vec<NamedTensor>, Vec<String>), String>;
 
 /// A request that every variant answers before a revision takes over: the body of one of the data port's
 /// two routes, in a file that is an asset.
