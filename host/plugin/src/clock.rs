@@ -23,11 +23,11 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// One that ticks for `engine` for as long as it is held.
-    pub(crate) fn start(engine: Engine) -> Arc<Self> {
+    pub(crate) fn start(engine: Engine) -> std::io::Result<Arc<Self>> {
         let clock = Arc::new(Self::default());
         let weak = Arc::downgrade(&clock);
-        std::thread::Builder::new().name("epoch".into()).spawn(move || tick(&weak, &engine)).ok();
-        clock
+        std::thread::Builder::new().name("epoch".into()).spawn(move || tick(&weak, &engine))?;
+        Ok(clock)
     }
 
     /// A guest runs from here on.

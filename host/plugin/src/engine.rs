@@ -54,6 +54,9 @@ impl Default for ProcessorLimits {
 /// Why the engines could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// The thread that interrupts guests could not be started.
+    #[error("the clock that interrupts plugins could not be started: {0}")]
+    Clock(std::io::Error),
     /// wasmtime refused the configuration.
     #[error("the WebAssembly engine could not be made: {0}")]
     Engine(String),
@@ -104,7 +107,8 @@ impl Engines {
         wasi::add_to_linker(&mut processor_linker).map_err(wrong)?;
         wasi::add_to_linker(&mut policy_linker).map_err(wrong)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let turns = Turns::new(cores, Clock::start(processors.clone()));
+        let clock = Clock::start(processors.clone()).map_err(EngineError::Clock)?;
+        let turns = Turns::new(cores, clock);
         Ok(Arc::new(Self {
             processors,
             processor_linker,
