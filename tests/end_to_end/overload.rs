@@ -79,6 +79,27 @@ fn instances_too_many_are_refused_at_once() {
     check(&["--max-instances", "1"], true);
 }
 
+/// More endpoints that never end than there are threads: the next finds one all the same.
+#[test]
+fn slow_endpoints_hold_up_no_other_however_many_they_are() {
+    let host = Host::start_with(&["--max-runs", "1"]);
+    host.push_model("turns", &onnx::turns(5000));
+    let mut held = Vec::new();
+    for number in 0..5 {
+        let name = format!("slow-{number}");
+        host.apply(&format!("timeout_ms = 3600000\n{}", tensors(&name, "turns@1")));
+        held.extend([(); 3].map(|()| {
+            let mut connection = host.connect();
+            connection.start(&turns(&name, i64::MAX / 2)).unwrap();
+            connection
+        }));
+    }
+    host.apply(&format!("timeout_ms = 20000\n{}", tensors("quick", "turns@1")));
+    for _ in 0..5 {
+        assert_eq!(host.send(&turns("quick", 3)).output(), [3.0]);
+    }
+}
+
 #[test]
 fn a_model_that_takes_too_long_is_given_up() {
     let host = Host::start();

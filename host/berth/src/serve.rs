@@ -67,6 +67,10 @@ pub(crate) struct Serve {
     /// Processor instances under way at once; 32 for each core when not given.
     #[arg(long, value_name = "N")]
     max_instances: Option<usize>,
+    /// Model runs of one endpoint at once, on twice as many threads and one more for each endpoint
+    /// that finds none; as many as cores when not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    max_runs: Option<u16>,
     /// The most memory of a processor, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     processor_memory: u64,
@@ -123,9 +127,10 @@ impl Serve {
         // the size of files is to fail like one to a full disk.
         let _too_large = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let each = self.max_runs.map_or(cores, usize::from);
         let instances = self.max_instances.unwrap_or(INSTANCES_PER_CORE * cores).max(1);
         let exporter = Exporter::install()?;
-        let inference = Runtime::load(self.onnxruntime.as_deref(), RuntimeOptions::default())?;
+        let inference = Runtime::load(self.onnxruntime.as_deref(), RuntimeOptions { each })?;
         let store = Store::open(&self.data)?;
         let engines = Engines::new(EngineOptions {
             cache: store.folder().join("compiled"),
@@ -153,19 +158,19 @@ impl Serve {
                 Ok((request.inputs, request.outputs))
             },
         };
+        let (threads, most_threads) = inference.threads();
         let host = Host::new(store, inference.clone(), Arc::clone(&engines), options);
 
         let data_listener = bind(self.listen, "--listen").await?;
         let admin_listener = control.spawn(bind(self.admin, "--admin")).await??;
         say(&format!(
-            "berth {} serves on http://{}, admin on http://{}\nONNX Runtime {} with {} from {}; {cores} cores, {} threads for models, {instances} instances{}",
+            "berth {} serves on http://{}, admin on http://{}\nONNX Runtime {} with {} from {}; {cores} cores, {threads} threads for models and up to {most_threads} when all are taken, {instances} instances{}",
             env!("CARGO_PKG_VERSION"),
             data_listener.local_addr()?,
             admin_listener.local_addr()?,
             inference.version(),
             inference.providers(),
             inference.library().display(),
-            inference.threads(),
             if engines.pooled() { ", pooled" } else { ", made on demand" },
         ));
 

@@ -6,10 +6,15 @@ use std::time::Instant;
 
 use berth_tensor::Tensor;
 use bytes::{Bytes, BytesMut};
+use smallvec::smallvec;
 
 use crate::deadline::{Run, Ticket};
-use crate::model::{Few, Opened, Plan};
+use crate::model::{Few, Opened, Plan, size};
 use crate::onnxruntime::session::Stop;
+use crate::pace::{LONG, clock};
+
+#[cfg(test)]
+pub(crate) mod tests;
 
 /// One inference that waits for a thread.
 pub(crate) struct Entry {
@@ -18,7 +23,8 @@ pub(crate) struct Entry {
     pub(crate) plan: Plan,
     /// In the order of the plan's inputs.
     pub(crate) tensors: Vec<Tensor>,
-    pub(crate) since: Instant,
+    /// Until when it may be held for others to run with.
+    pub(crate) due: Instant,
 }
 
 impl Entry {
@@ -29,40 +35,52 @@ impl Entry {
         (rows > 0 && self.tensors.iter().all(same)).then_some(rows)
     }
 
-    /// Whether the two differ in their leading dimensions and data alone.
+    /// Whether the two, for one model, differ in their leading dimensions and data alone.
     fn fits(&self, other: &Self) -> bool {
         let alike = |(one, two): (&Tensor, &Tensor)| {
             one.datatype() == two.datatype() && one.shape().get(1..) == two.shape().get(1..)
         };
-        Arc::ptr_eq(&self.opened, &other.opened)
-            && self.plan == other.plan
-            && self.tensors.iter().zip(&other.tensors).all(alike)
+        self.plan == other.plan && self.tensors.iter().zip(&other.tensors).all(alike)
     }
 }
 
-/// The places of those that may run with the first, itself included, and whether no more would fit.
-pub(crate) fn together(waiting: &VecDeque<Entry>) -> (Vec<usize>, bool) {
-    let mut places = vec![0];
-    let Some(first) = waiting.front() else { return (Vec::new(), true) };
-    let most = first.opened.most_rows();
-    let Some(mut total) = first.rows().filter(|&rows| rows < most) else { return (places, true) };
-    for (place, entry) in waiting.iter().enumerate().skip(1) {
-        if total >= most {
-            break;
-        }
-        if entry.ticket.is_dead() || !first.fits(entry) {
+/// The places of those that run as one with the entry at `first`, itself included; or until when it
+/// is held for more of them. Nothing is held that waits alone.
+pub(crate) fn together(
+    waiting: &VecDeque<Entry>,
+    first: usize,
+    now: Instant,
+) -> Result<Few<usize>, Instant> {
+    let mut places: Few<usize> = smallvec![first];
+    let Some(head) = waiting.get(first) else { return Ok(places) };
+    let most = head.opened.most_rows();
+    let Some(mut total) = head.rows().filter(|&rows| rows < most) else { return Ok(places) };
+    let mut due = head.due;
+    for (place, entry) in waiting.iter().enumerate().skip(first + 1) {
+        if entry.ticket.is_dead() || !Arc::ptr_eq(&entry.opened, &head.opened) {
             continue;
         }
-        if let Some(rows) = entry.rows().filter(|rows| total + rows <= most) {
+        // What does not fit waits behind this as well.
+        due = due.min(entry.due);
+        if let Some(rows) = entry.rows().filter(|rows| total + rows <= most)
+            && head.fits(entry)
+        {
             total += rows;
             places.push(place);
+            if total == most {
+                return Ok(places);
+            }
         }
     }
-    (places, total >= most)
+    if places.len() > 1 && due > now { Err(due) } else { Ok(places) }
 }
 
 /// Runs entries that [`together`] has found, and answers their tickets. When what was put together
-/// fails, each runs alone: one that the model cannot take fails no other.
+/// fails, either half runs by itself, and so on: what the model cannot take fails no other.
+///
+/// So one of `n` entries that the model cannot take costs at most `2 log2 n` more runs, in which each
+/// row is run again at most twice on average; however many there are of them, all runs are fewer than
+/// `2 n`, and each row is in at most `1 + log2 n` of them (`log2 n` rounded up).
 pub(crate) fn run(entries: Vec<Entry>) {
     let run = match Run::new() {
         Ok(run) => run,
@@ -77,7 +95,12 @@ pub(crate) fn run(entries: Vec<Entry>) {
     }
     if let [entry] = entries.as_slice() {
         let Entry { ticket, opened, plan, tensors, .. } = entry;
-        ticket.answer(opened.run(plan, tensors.iter(), ticket, &run.stop, Instant::now()));
+        // By what this thread works: that others have the cores makes no model slow.
+        let start = clock(&opened.session);
+        let answer = opened.run(plan, tensors.iter(), ticket, &run.stop);
+        let took = clock(&opened.session).saturating_sub(start);
+        opened.note(&answer, size(tensors.iter()), took, LONG);
+        ticket.answer(answer);
         return;
     }
     let Some(first) = entries.first() else { return };
@@ -89,13 +112,14 @@ pub(crate) fn run(entries: Vec<Entry>) {
             }
         }
         Err(problem) => {
-            let living: Vec<_> =
+            let mut living: Vec<_> =
                 entries.into_iter().filter(|entry| !entry.ticket.is_dead()).collect();
             if let Some(first) = living.first() {
                 first.opened.failed_together(&problem);
             }
-            for entry in living {
-                self::run(vec![entry]);
+            let others = living.split_off(living.len() / 2);
+            for half in [living, others].into_iter().filter(|half| !half.is_empty()) {
+                self::run(half);
             }
         }
     }

@@ -4,6 +4,7 @@
 //! included, so that no model can hold a thread for longer than its request has.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -213,17 +214,23 @@ fn watch(shared: &Shared) {
         if !expired.is_empty() {
             drop(state);
             for ticket in expired {
-                ticket.kill();
-                ticket.answer(Err(InferenceError::Timeout));
+                // Who is woken may panic, and the other deadlines hold all the same.
+                let _ = catch_unwind(AssertUnwindSafe(|| {
+                    ticket.kill();
+                    ticket.answer(Err(InferenceError::Timeout));
+                }));
             }
             state = lock(&shared.state);
             continue;
         }
-        state.wakes_at = state.pending.first_key_value().map(|(key, _)| key.0);
+        // It wakes when it has said, also when that run has ended: else the next would have to wake it.
+        let first = state.pending.first_key_value().map(|(key, _)| key.0);
+        let said = state.wakes_at.filter(|&wakes_at| wakes_at > now);
+        state.wakes_at = first.into_iter().chain(said).min();
         state = match state.wakes_at {
             None => shared.sooner.wait(state).unwrap_or_else(PoisonError::into_inner),
-            Some(deadline) => {
-                let wait = deadline.saturating_duration_since(now);
+            Some(wakes_at) => {
+                let wait = wakes_at.saturating_duration_since(now);
                 shared.sooner.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0
             }
         };

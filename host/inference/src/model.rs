@@ -14,7 +14,7 @@ use crate::deadline::{Answer, Ticket};
 use crate::executor::Lane;
 use crate::onnxruntime::Providers;
 use crate::onnxruntime::session::{Session, Stop};
-use crate::pace::Pace;
+use crate::pace::{LONG, Pace, SMALL, STALLED};
 use crate::probe::{self, Batching};
 use crate::runtime::Lanes;
 
@@ -59,7 +59,7 @@ pub struct Opened {
     runs: AtomicU64,
     requests: AtomicU64,
     /// Runs together that failed.
-    failed: AtomicU64,
+    pub(crate) failed: AtomicU64,
 }
 
 /// Dimensions of inputs that go by one name, so that they are of one size.
@@ -90,8 +90,8 @@ pub struct BatchOptions {
     /// request alone. Without it, the model decides: alone where running together is not safe or
     /// brings nothing.
     pub most: Option<u32>,
-    /// How long a request waits for more of them, counted from when it was queued. One that waits
-    /// alone does not wait for others.
+    /// How long a request waits for more of them, counted from when it was queued, and at most half
+    /// of the time that it has. One that waits alone does not wait for others.
     pub delay: Duration,
     /// Requests that may wait in one lane; the next is refused at once.
     pub queue: usize,
@@ -289,6 +289,17 @@ impl Opened {
         }
     }
 
+    /// Takes in how long a run with so many bytes of inputs took, and what would be long.
+    pub(crate) fn note(&self, answer: &Answer, bytes: u64, took: Duration, long: Duration) {
+        match answer {
+            Ok(_) => self.pace.note(bytes, took, long),
+            // Stopped, it would have taken longer.
+            Err(InferenceError::Timeout) if took >= SMALL => self.pace.note(bytes, took, long),
+            // What fails by itself may do so early, and says nothing of the others.
+            Err(_) => {}
+        }
+    }
+
     /// One request by itself.
     pub(crate) fn run<'a>(
         &self,
@@ -296,15 +307,10 @@ impl Opened {
         tensors: impl Iterator<Item = &'a Tensor>,
         ticket: &Ticket,
         stop: &Stop,
-        start: Instant,
     ) -> Answer {
         let inputs: Few<_> = plan.inputs.iter().copied().zip(tensors).collect();
         let answer = self.session.run(&inputs, &plan.outputs, stop);
         ticket.ended();
-        // What fails by itself may do so early, and says nothing of the others.
-        if answer.is_ok() || ticket.is_dead() {
-            self.pace.note(size(inputs.iter().map(|&(_, tensor)| tensor)), start.elapsed());
-        }
         answer.map_err(|problem| {
             if ticket.is_dead() {
                 InferenceError::Timeout
@@ -319,9 +325,10 @@ impl Model {
     /// Runs the model and answers `outputs` in their order, or all in the model's order when none is
     /// named. Dropping the future ends the run.
     ///
-    /// A run that is expected to take microseconds happens inside the first poll, any other on one
-    /// of the runtime's threads, in its turn among those of its lane and of others, and together with
-    /// what waits there for the same model where that is safe.
+    /// A run that is expected to take microseconds happens inside the first poll, for as long as
+    /// 10 ms; any other, and one that takes longer, on one of the runtime's threads, in its turn among
+    /// those of its lane and of others, and together with what waits there for the same model where
+    /// that is safe.
     pub async fn run(
         &self,
         inputs: &[NamedTensor],
@@ -334,11 +341,14 @@ impl Model {
             return Err(InferenceError::Timeout);
         }
         let order = plan.outputs.clone();
-        let small = self.pace.is_small(size(inputs.iter().map(|input| &input.tensor)));
-        let answer = if small {
-            self.run_here(inputs, &plan, deadline, now)?
-        } else {
-            self.run_there(inputs, plan, deadline, now).await?
+        let bytes = size(inputs.iter().map(|input| &input.tensor));
+        let here = match self.pace.is_small(bytes) {
+            true => self.run_here(inputs, &plan, bytes, deadline, now)?,
+            false => None,
+        };
+        let answer = match here {
+            Some(answer) => answer,
+            None => self.run_there(inputs, plan, deadline, now).await?,
         };
         let named = |(index, tensor): (usize, Tensor)| {
             let name = self.outputs()[index].name.clone();
@@ -352,16 +362,25 @@ impl Model {
         self.lanes.executor.queue(&self.lane)
     }
 
+    /// Runs on this thread, or answers none when that takes too long for it.
     fn run_here(
         &self,
         inputs: &[NamedTensor],
         plan: &Plan,
+        bytes: u64,
         deadline: Instant,
         now: Instant,
-    ) -> Answer {
-        let (watched, run) = self.lanes.deadlines.watch_here(deadline)?;
+    ) -> Result<Option<Vec<Tensor>>, InferenceError> {
+        let (watched, run) = self.lanes.deadlines.watch_here(deadline.min(now + LONG))?;
         let tensors = inputs.iter().map(|input| &input.tensor);
-        self.opened.run(plan, tensors, &watched, &run.stop, now)
+        let answer = self.opened.run(plan, tensors, &watched, &run.stop);
+        let took = now.elapsed();
+        // What it takes is found out where it is run to its end.
+        if answer == Err(InferenceError::Timeout) && now + took < deadline {
+            return Ok(None);
+        }
+        self.note(&answer, bytes, took, STALLED);
+        answer.map(Some)
     }
 
     async fn run_there(
@@ -386,7 +405,8 @@ impl Model {
             opened: Arc::clone(&self.opened),
             plan,
             tensors: tensors.into_iter().map(|(_, tensor)| tensor).collect(),
-            since: now,
+            // Held for longer, it might be out of time before it has run.
+            due: now + self.options.delay.min(deadline.saturating_duration_since(now) / 2),
         };
         self.lanes.executor.submit(&self.lane, entry)?;
         // The ticket is dropped unanswered only when the runtime goes down.
@@ -426,7 +446,7 @@ impl std::fmt::Debug for Opened {
 }
 
 /// The bytes of all inputs of a run.
-fn size<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> u64 {
+pub(crate) fn size<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> u64 {
     tensors.map(|tensor| tensor.data().len() as u64).sum()
 }
 

@@ -1,6 +1,6 @@
 //! How long a model's runs take, which decides where the next one happens.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::onnxruntime::session::Session;
 
 /// A run that is expected to take less stays on its caller's thread: handing it over would cost
 /// about as much.
-const SMALL: Duration = Duration::from_micros(100);
+pub(crate) const SMALL: Duration = Duration::from_micros(100);
 /// A run counts as no longer than this: one that the system interrupted must not look like a slow
 /// model, and two slow ones must.
 const LONGEST: Duration = Duration::from_millis(1);
@@ -22,10 +22,27 @@ const ENOUGH: Duration = Duration::from_millis(50);
 /// A model with larger inputs is not run on zeros, in bytes.
 const LARGEST: u64 = 256 << 20;
 
+/// Longer than any run may hold up a thread that serves, where it can be stopped: between two
+/// operators. Who works for as long on a thread of the executor's is found out as slow.
+pub(crate) const LONG: Duration = Duration::from_millis(10);
+/// The same for a run that could not be stopped, by the clock: for so long no system keeps a thread
+/// from its core by chance.
+pub(crate) const STALLED: Duration = Duration::from_millis(100);
+/// After a run that was expected to be small and was long, so many others must be quick until one may
+/// stay on its caller's thread again; after the next twice as many, and so on. So a model that is
+/// quick for most inputs and slow for some holds up a thread once in a while, and ever less often.
+const QUICK: u64 = 64;
+/// The number of times that it doubles.
+const DOUBLES: u32 = 16;
+
 /// A moving average of how long a model takes for inputs of the size it was warmed up with. Larger
 /// ones are taken to need proportionally longer.
 pub(crate) struct Pace {
     nanoseconds: AtomicU64,
+    /// Runs so far that were long and expected to be small, and the quick ones that are yet to come
+    /// until one may stay on its caller's thread.
+    long: AtomicU32,
+    away: AtomicU64,
     /// The bytes of the inputs that it was warmed up with; none when no run may stay on its caller's
     /// thread.
     unit: Option<u64>,
@@ -43,21 +60,33 @@ impl Pace {
                 (LONGEST, None)
             }
         };
-        Self { nanoseconds: AtomicU64::new(nanoseconds(time)), unit }
+        let nanoseconds = AtomicU64::new(nanoseconds(time));
+        Self { nanoseconds, long: AtomicU32::new(0), away: AtomicU64::new(0), unit }
     }
 
     /// Whether a run with inputs of that many bytes may stay on its caller's thread.
     pub(crate) fn is_small(&self, bytes: u64) -> bool {
-        let expected =
-            |unit| self.nanoseconds.load(Ordering::Relaxed).saturating_mul(times(bytes, unit));
-        self.unit.is_some_and(|unit| expected(unit) < SMALL.as_nanos() as u64)
+        self.away.load(Ordering::Relaxed) == 0 && self.expected(bytes) < SMALL
     }
 
-    /// Takes in how long a run with inputs of that many bytes took.
-    pub(crate) fn note(&self, bytes: u64, time: Duration) {
+    fn expected(&self, bytes: u64) -> Duration {
+        let nanoseconds = self.nanoseconds.load(Ordering::Relaxed);
+        let for_unit = |unit| Duration::from_nanos(nanoseconds.saturating_mul(times(bytes, unit)));
+        self.unit.map_or(Duration::MAX, for_unit)
+    }
+
+    /// Takes in how long a run with inputs of that many bytes took, and what is `long`.
+    pub(crate) fn note(&self, bytes: u64, time: Duration, long: Duration) {
         let Some(unit) = self.unit else { return };
         let sample = nanoseconds(time) / times(bytes, unit);
-        // Of two runs that end together one may get lost, which does not matter to an average.
+        // Of two runs that end together one may get lost, which does not matter to these numbers.
+        let away = self.away.load(Ordering::Relaxed);
+        if time >= long && self.expected(bytes) < SMALL {
+            let doubled = self.long.fetch_add(1, Ordering::Relaxed).min(DOUBLES);
+            self.away.store(QUICK << doubled, Ordering::Relaxed);
+        } else if away > 0 && time < SMALL {
+            self.away.store(away - 1, Ordering::Relaxed);
+        }
         let average = self.nanoseconds.load(Ordering::Relaxed);
         self.nanoseconds.store((15 * average + sample) / 16, Ordering::Relaxed);
     }

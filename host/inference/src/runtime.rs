@@ -7,7 +7,7 @@ use std::thread::available_parallelism;
 
 use crate::data_files::{self, DataFileError};
 use crate::deadline::Deadlines;
-use crate::executor::{Executor, Lane};
+use crate::executor::{Executor, Lane, MORE};
 use crate::model::{ModelOptions, Opened};
 use crate::onnxruntime::library::Library;
 use crate::onnxruntime::session::Session;
@@ -16,8 +16,9 @@ use crate::onnxruntime::{OpenError, RuntimeError, providers};
 /// How much a runtime takes on at once.
 #[derive(Clone, Debug)]
 pub struct RuntimeOptions {
-    /// Runs of one lane at once that must not hold up their caller. There are twice as many threads
-    /// for all lanes together, so that one lane does not hold up the others either.
+    /// Runs of one lane at once that must not hold up their caller, at least 1. There are twice as
+    /// many threads for all lanes together, and up to 256 more while lanes that have none running
+    /// would wait for one: so slow lanes hold up no other.
     pub each: usize,
 }
 
@@ -55,7 +56,7 @@ impl Runtime {
             path: library.path.clone(),
             problem: error.to_string(),
         };
-        let executor = Executor::start(2 * options.each, options.each).map_err(start)?;
+        let executor = Executor::start(options.each).map_err(start)?;
         let deadlines = Deadlines::start().map_err(start)?;
         Ok(Self { lanes: Arc::new(Lanes { executor, deadlines }), library, aside: Arc::default() })
     }
@@ -65,9 +66,10 @@ impl Runtime {
         &self.library.version
     }
 
-    /// Threads that run models.
-    pub fn threads(&self) -> usize {
-        self.lanes.executor.threads
+    /// Threads that run models: when nothing runs, and at most.
+    pub fn threads(&self) -> (usize, usize) {
+        let threads = self.lanes.executor.threads;
+        (threads, threads + MORE)
     }
 
     /// The file that was loaded; a bare name when the system found it.
@@ -81,15 +83,16 @@ impl Runtime {
     }
 
     /// Does what must not slow down what serves, such as opening a model: on a thread of its own
-    /// that the system prefers any other to, and one at a time. Blocks until it is done.
-    pub fn aside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    /// that the system prefers any other to, and one at a time. Blocks until it is done; fails when
+    /// the system has no thread to give.
+    pub fn aside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> std::io::Result<T> {
         let _alone = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
         std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
+            let thread = std::thread::Builder::new().spawn_scoped(scope, || {
                 give_way();
                 work()
-            });
-            thread.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked))
+            })?;
+            Ok(thread.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked)))
         })
     }
 

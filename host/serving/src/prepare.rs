@@ -106,7 +106,7 @@ impl Workshop {
     ) -> Result<Arc<Opened>, ControlError> {
         let name = pinned.to_string();
         self.models.get_or_make((pinned.digest, options.clone()), || {
-            self.runtime.aside(|| {
+            self.aside(|| {
                 let files = catalog::files(&self.store, pinned)?;
                 let blobs = ModelBlobs::stored(&self.store, &name, &files)?;
                 blobs.open(&self.store, &self.runtime, &name, options)
@@ -122,7 +122,17 @@ impl Workshop {
     ) -> Result<Arc<Opened>, ControlError> {
         let options = ModelOptions::default();
         self.models.get_or_make((blobs.files().digest(), options.clone()), || {
-            self.runtime.aside(|| blobs.open(&self.store, &self.runtime, name, &options))
+            self.aside(|| blobs.open(&self.store, &self.runtime, name, &options))
+        })
+    }
+
+    /// [`Runtime::aside`], for what may fail itself.
+    fn aside<T: Send>(
+        &self,
+        work: impl FnOnce() -> Result<T, ControlError> + Send,
+    ) -> Result<T, ControlError> {
+        self.runtime.aside(work).unwrap_or_else(|error| {
+            Err(ControlError::Host(format!("no thread could be started to open a model: {error}")))
         })
     }
 

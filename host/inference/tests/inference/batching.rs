@@ -284,3 +284,126 @@ async fn who_has_gone_leaves_nothing_in_the_queue() {
     assert_eq!(model.queue(), (0, 1));
     first.abort();
 }
+
+/// Held for more of them for so long, up to 4 rows.
+fn held(runtime: &Runtime, delay: Duration) -> Arc<Opened> {
+    let network = berth_onnx::networks::dense(7, &[64, 2048, 2048, 10]);
+    open_with(runtime, &network, BatchOptions { delay, ..asked(4) }).unwrap()
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Begins a run that has so much time.
+fn begin(
+    model: &Arc<Model>,
+    input: &[NamedTensor],
+    time: Duration,
+) -> tokio::task::JoinHandle<Result<Vec<NamedTensor>, InferenceError>> {
+    let (model, input) = (Arc::clone(model), input.to_vec());
+    tokio::spawn(async move { model.run(&input, &[], Instant::now() + time).await })
+}
+
+async fn until_queue(model: &Model, queue: (usize, usize)) {
+    let begin = Instant::now();
+    while model.queue() != queue {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", model.queue());
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Begins runs with so much time while the lane's only thread is taken, so that they wait together.
+async fn begin_together(
+    runtime: &Runtime,
+    lane: &Arc<berth_inference::Lane>,
+    runs: &[(&Arc<Model>, &[NamedTensor], Duration)],
+) -> Vec<tokio::task::JoinHandle<Result<Vec<NamedTensor>, InferenceError>>> {
+    let slow = open_with(runtime, &small::turns(200_000), BatchOptions::default()).unwrap();
+    let slow = slow.in_lane(lane);
+    let forever = [named("n", DataType::Int64, &[], &(i64::MAX / 2).to_le_bytes())];
+    let first = begin(&slow, &forever, HOUR);
+    until_queue(&slow, (0, 1)).await;
+    let mut begun = Vec::new();
+    for (model, input, time) in runs {
+        begun.push(begin(model, input, *time));
+        until_queue(&slow, (begun.len(), 1)).await;
+    }
+    first.abort();
+    begun
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_more_holds_up_no_other_model_and_runs_when_it_is_full() {
+    let Some(runtime) = runtime(1) else { return };
+    let lane = runtime.lane();
+    let opened = held(&runtime, HOUR);
+    let (model, other) = (opened.in_lane(&lane), held(&runtime, HOUR).in_lane(&lane));
+    let row = [named("x", FLOAT, &[1, 64], &Chance(1).floats(64))];
+    let runs = [(&model, &row[..], HOUR), (&model, &row[..], HOUR), (&other, &row[..], HOUR)];
+    let mut begun = begin_together(&runtime, &lane, &runs).await;
+    assert!(begun.pop().unwrap().await.unwrap().is_ok());
+    until_queue(&model, (2, 0)).await;
+    begun.extend([begin(&model, &row, HOUR), begin(&model, &row, HOUR)]);
+    for run in begun {
+        assert!(run.await.unwrap().is_ok());
+    }
+    assert_eq!(opened.take_counts(), (1, 4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_held_for_less_than_the_time_that_it_has() {
+    let Some(runtime) = runtime(1) else { return };
+    let lane = runtime.lane();
+    let opened = held(&runtime, HOUR);
+    let model = opened.in_lane(&lane);
+    let row = [named("x", FLOAT, &[1, 64], &Chance(1).floats(64))];
+    for times in [[4, 3600], [3600, 4]] {
+        let runs = times.map(|time| (&model, &row[..], Duration::from_secs(time)));
+        for run in begin_together(&runtime, &lane, &runs).await {
+            assert!(run.await.unwrap().is_ok());
+        }
+        assert_eq!(opened.take_counts(), (1, 2));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_runs_in_time_whoever_else_begins_meanwhile() {
+    let Some(runtime) = runtime(1) else { return };
+    let lane = runtime.lane();
+    let model = held(&runtime, Duration::from_secs(2)).in_lane(&lane);
+    let row = [named("x", FLOAT, &[1, 64], &Chance(1).floats(64))];
+    let run = (&model, &row[..], HOUR);
+    let held = begin_together(&runtime, &lane, &[run, run]).await;
+    until_queue(&model, (2, 0)).await;
+    // Whichever thread has set itself a time has something else to do now.
+    let slow = open_with(&runtime, &small::turns(200_000), BatchOptions::default()).unwrap();
+    let forever = [named("n", DataType::Int64, &[], &(i64::MAX / 2).to_le_bytes())];
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        let slow = slow.in_lane(&runtime.lane());
+        others.push(begin(&slow, &forever, HOUR));
+        until_queue(&slow, (0, 1)).await;
+    }
+    for run in held {
+        assert!(run.await.unwrap().is_ok());
+    }
+    others.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_lanes_hold_up_no_other_however_many_they_are() {
+    let Some(runtime) = runtime(1) else { return };
+    let opened = open_with(&runtime, &small::turns(200_000), BatchOptions::default()).unwrap();
+    let forever = [named("n", DataType::Int64, &[], &(i64::MAX / 2).to_le_bytes())];
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        let model = opened.in_lane(&runtime.lane());
+        slow.extend([begin(&model, &forever, HOUR), begin(&model, &forever, HOUR)]);
+        until_queue(&model, (1, 1)).await;
+    }
+    let other = opened.in_lane(&runtime.lane());
+    let few = [named("n", DataType::Int64, &[], &3i64.to_le_bytes())];
+    for _ in 0..5 {
+        run(&other, &few, &[]).await.unwrap();
+    }
+    slow.iter().for_each(tokio::task::JoinHandle::abort);
+}

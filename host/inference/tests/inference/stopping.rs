@@ -80,3 +80,37 @@ async fn a_small_model_stays_with_its_caller_until_it_is_none() {
     assert!((0..10_000).any(|_| stays(&quick)));
     assert!((0..10).any(|_| !stays(&slow)));
 }
+
+#[tokio::test]
+async fn what_is_slow_for_some_inputs_leaves_its_callers_thread() {
+    let Some(runtime) = runtime(1) else { return };
+    let lane = runtime.lane();
+    let in_lane =
+        |bytes| open_with(&runtime, bytes, BatchOptions::default()).unwrap().in_lane(&lane);
+    let (model, other) = (in_lane(&turns(0)), in_lane(&turns(SLOW)));
+    let far = |seconds| Instant::now() + Duration::from_secs(seconds);
+    let (quick, forever) = (count(0), count(FOR_EVER));
+    // Only what stays with its caller has an answer while the lane's only thread is taken.
+    let stays = async |input: &[NamedTensor]| {
+        let mut taken = Box::pin(other.run(&forever, &[], far(600)));
+        assert_eq!(begin(&mut taken), Poll::Pending);
+        while other.queue() != (0, 1) {
+            tokio::task::yield_now().await;
+        }
+        begin(&mut Box::pin(model.run(input, &[], far(5)))).is_ready()
+    };
+    // The second time it takes twice as long until it is trusted again.
+    for untrusted in [60, 120] {
+        while !stays(&quick).await {
+            answers(&model).await;
+        }
+        // It would hold its caller's thread until its time is up.
+        assert!(!stays(&forever).await);
+        // One that takes long all the same has its answer.
+        assert_eq!(run(&model, &count(2 * SLOW), &[]).await.map(drop), Ok(()));
+        for _ in 0..untrusted {
+            answers(&model).await;
+        }
+        assert!(!stays(&quick).await);
+    }
+}
