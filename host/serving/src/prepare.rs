@@ -132,7 +132,7 @@ impl Workshop {
         work: impl FnOnce() -> Result<T, ControlError> + Send,
     ) -> Result<T, ControlError> {
         self.runtime.aside(work).unwrap_or_else(|error| {
-            Err(ControlError::Host(format!("no thread could be started to open a model: {error}")))
+            Err(ControlError::Host(format!("no thread could be started to open a model, for want of memory or over the limit of threads: {error}")))
         })
     }
 
