@@ -29,8 +29,8 @@ impl Design {
     /// Units of both arms together for [`fixed::proportions`](crate::fixed::proportions) to tell two
     /// rates apart: (z₁₋α⸝₂ √(p̄(1 − p̄)(1/share + 1/(1 − share))) +
     /// z_power √(p′(1 − p′)/share + p(1 − p)/(1 − share)))² / (p′ − p)² with p̄ the rate of both
-    /// together (Fleiss, Levin and Paik 2003, Statistical Methods for Rates and Proportions, section
-    /// 4.4). `None` when the rates are equal or no rates.
+    /// together (Fleiss, Levin and Paik 2003, Statistical Methods for Rates and Proportions, chapter
+    /// 4). `None` when the rates are equal or no rates.
     pub fn proportions(&self, baseline: f64, candidate: f64) -> Option<u64> {
         let (reach, power) = self.quantiles();
         let share = self.share.value();

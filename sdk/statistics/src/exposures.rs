@@ -11,19 +11,21 @@ pub struct Exposures<'a> {
 }
 
 impl Exposures<'_> {
-    /// Units and share of each arm with a share, the shares adding up to 1, and all units; `None`
-    /// when shares are no shares. A unit at an arm without a share makes the share of its arm
-    /// 2⁻⁵², so that it counts as what cannot be.
+    /// Whether a unit is at an arm that was to get none.
+    pub(crate) fn impossible(&self) -> bool {
+        self.units.iter().zip(self.shares).any(|(&units, &share)| units > 0 && share == 0.0)
+    }
+
+    /// Units and share of each arm that was to get some, the shares adding up to 1, and all units;
+    /// `None` when shares are no shares.
     pub(crate) fn arms(&self) -> Option<(Vec<(f64, f64)>, f64)> {
         let sum: f64 = self.shares.iter().sum();
         let fit = self.shares.iter().all(|&share| share >= 0.0) && sum > 0.0 && sum.is_finite();
         if self.units.len() != self.shares.len() || !fit {
             return None;
         }
-        let arms = self.units.iter().zip(self.shares);
-        let arms = arms.filter(|&(&units, &share)| units > 0 || share > 0.0);
-        let arms = arms.map(|(&units, &share)| (units as f64, (share / sum).max(f64::EPSILON)));
-        let arms: Vec<_> = arms.collect();
+        let arms = self.units.iter().zip(self.shares).filter(|&(_, &share)| share > 0.0);
+        let arms: Vec<_> = arms.map(|(&units, &share)| (units as f64, share / sum)).collect();
         let total = arms.iter().map(|&(units, _)| units).sum();
         Some((arms, total))
     }

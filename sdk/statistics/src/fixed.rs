@@ -24,10 +24,9 @@ pub fn estimate(estimate: Estimate, alpha: Alpha) -> Interval {
     Interval::around(estimate.value, reach(alpha) * estimate.standard_error())
 }
 
-/// The difference of two values, by the normal distribution: for ratios and off-policy values, over
-/// hundreds of units.
-pub fn estimates(baseline: Estimate, candidate: Estimate, alpha: Alpha) -> Comparison {
-    let difference = candidate - baseline;
+/// A difference of two independent values, such as `candidate.estimate() - baseline.estimate()`, by
+/// the normal distribution: for ratios and off-policy values, over hundreds of units.
+pub fn difference(difference: Estimate, alpha: Alpha) -> Comparison {
     if !difference.is_known() {
         return Comparison::unknown(difference.value);
     }
@@ -97,7 +96,7 @@ pub(crate) const DIFFERENCES: Interval = Interval { lower: -1.0, upper: 1.0 };
 
 /// Where a quantile lies, by the order of the values alone: below a bound when so many values are at
 /// or below it that the binomial distribution gives that or more at most alpha / 2, above it
-/// likewise (David and Nagaraja 2003, Order Statistics, section 7.1). Bounds are those of buckets.
+/// likewise (David and Nagaraja 2003, Order Statistics, chapter 7). Bounds are those of buckets.
 pub fn quantile(observed: &Buckets, quantile: Quantile, alpha: Alpha) -> Interval {
     let (q, each) = (quantile.value(), 0.5 * alpha.value());
     // P(Binomial(total, q) ≥ below) and P(Binomial(total, q) ≤ below).
@@ -177,6 +176,9 @@ pub fn sample_ratio(stages: &[Exposures]) -> Option<f64> {
             let expected = share * total;
             statistic += (units - expected) * (units - expected) / expected;
         }
+    }
+    if stages.iter().any(Exposures::impossible) {
+        return Some(0.0);
     }
     (degrees > 0.0).then(|| chi_squared_upper(statistic, degrees))
 }

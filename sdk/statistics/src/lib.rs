@@ -13,8 +13,9 @@
 //! // A guardrail: is the candidate's error rate higher by no more than half a percentage point?
 //! let live = Proportion { successes: 0, trials: 9_000 };
 //! let next = Proportion { successes: 2, trials: 9_000 };
-//! let errors = sequential::proportions_exact(live, next, alpha);
-//! assert_eq!(errors.interval.at_most(0.005), Verdict::Holds);
+//! let margin = Effect::new(0.005)?;
+//! let errors = sequential::guardrail(live, next, margin, alpha);
+//! assert_eq!(errors.interval.at_most(margin.value()), Verdict::Holds);
 //!
 //! // A floor: do at least 95 % of a segment get an answer? Twenty requests cannot tell.
 //! let answered = Proportion { successes: 20, trials: 20 };

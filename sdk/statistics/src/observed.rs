@@ -144,8 +144,8 @@ impl Ratio {
     }
 
     /// R = Σy / Σn, with variance U/(U−1) · Σ(y − R n)² / (Σn)² over U units: the delta method, the
-    /// same as errors that are robust to clusters (Deng, Knoblich and Lu 2018, arXiv 1803.06336,
-    /// section 3).
+    /// same as errors that are robust to clusters (Deng, Knoblich and Lu 2018, arXiv
+    /// 1803.06336).
     pub fn estimate(&self) -> Estimate {
         let value = self.numerator / self.denominator;
         let residuals = self.numerator_squares - 2.0 * value * self.products

@@ -32,14 +32,12 @@ impl OffPolicy {
     }
 
     /// Weighted rewards by weights: a little biased for few decisions, and mostly the closer one. Its
-    /// variance is that of a ratio (Owen 2013, Monte Carlo theory, methods and examples, equation
-    /// 9.9).
+    /// variance is that of a ratio (Owen 2013, Monte Carlo theory, methods and examples, chapter 9).
     pub fn self_normalised(&self) -> Estimate {
         self.sums.estimate()
     }
 
-    /// How many decisions of the other policy these are worth: (Σw)² / Σw² (Owen 2013, equation
-    /// 9.13). Below some hundreds, or a tenth of what was logged, trust no interval.
+    /// How many decisions of the other policy these are worth: (Σw)² / Σw² (Owen 2013, chapter 9). Below some hundreds, or a tenth of what was logged, trust no interval.
     pub fn effective_count(&self) -> f64 {
         let sums = &self.sums;
         if sums.denominator_squares == 0.0 {

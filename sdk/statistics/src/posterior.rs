@@ -101,11 +101,18 @@ impl Posterior {
 /// ∫ Π_{j≠i} Fⱼ dFᵢ, to six digits behind the point. Its work grows with the square of the number of
 /// arms.
 pub fn probability_best(arms: &[Posterior]) -> Vec<f64> {
+    let narrowest = arms.iter().map(|arm| arm.shape().1).fold(f64::INFINITY, f64::min);
     let mut points: Vec<f64> = arms.iter().flat_map(Posterior::points).collect();
     points.sort_by(f64::total_cmp);
-    points.dedup();
+    // What is closer than any arm needs only costs time.
+    let end = points.last().copied();
+    points.dedup_by(|point, before| *point - *before < narrowest / 8.0);
+    if let (Some(last), Some(end)) = (points.last_mut(), end) {
+        *last = end;
+    }
     let mut best = vec![0.0; arms.len()];
     let mut below = vec![0.0; arms.len()];
+    let mut others = vec![0.0; arms.len()];
     for pair in points.windows(2) {
         let width = pair[1] - pair[0];
         let densities: Vec<[f64; 3]> =
@@ -116,10 +123,16 @@ pub fn probability_best(arms: &[Posterior]) -> Vec<f64> {
         for (node, weights) in INNER.into_iter().enumerate() {
             let at = below.iter().zip(&densities);
             let at: Vec<f64> = at.map(|(below, of)| below + sum(weights, of)).collect();
-            for (arm, best) in best.iter_mut().enumerate() {
-                let others = at.iter().enumerate().filter(|&(other, _)| other != arm);
-                let others: f64 = others.map(|(_, value)| value).product();
-                *best += width * WEIGHTS[node] * densities[arm][node] * others;
+            // The product of all others: of those before, times those after.
+            let mut product = 1.0;
+            for (others, at) in others.iter_mut().zip(&at) {
+                *others = product;
+                product *= at;
+            }
+            product = 1.0;
+            for arm in (0..arms.len()).rev() {
+                best[arm] += width * WEIGHTS[node] * densities[arm][node] * others[arm] * product;
+                product *= at[arm];
             }
         }
         for (below, densities) in below.iter_mut().zip(&densities) {

@@ -2,7 +2,7 @@
 
 use libm::{cos, log, sqrt};
 
-/// SplitMix64 (Steele, Lea and Flood 2014, OOPSLA, figure 17): the same numbers from the same seed
+/// SplitMix64 (Steele, Lea and Flood 2014, OOPSLA): the same numbers from the same seed
 /// everywhere.
 #[derive(Clone, Debug)]
 pub struct Random(u64);

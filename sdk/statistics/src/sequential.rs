@@ -2,8 +2,8 @@
 //! interval covers the truth at all looks together, and a p-value never falls to alpha or below
 //! where there is no effect.
 //!
-//! Means, ratios and frequent successes go by a mixture of normal distributions, tuned to an effect
-//! and good for hundreds of units ([`estimates`]). Rare successes go by counts, exact for any number
+//! Most differences go by a mixture of normal distributions, tuned to an effect and good for hundreds
+//! of units ([`difference`], [`means`], [`proportions`]). Others go by counts, exact for any number
 //! ([`proportion`], [`proportions_exact`], [`events`], [`quantile`], [`sample_ratio`]).
 
 use libm::{exp, lgamma, log, log1p, sqrt};
@@ -17,20 +17,21 @@ use crate::{
 };
 
 /// With fewer units than this, in either arm, the normal mixture knows nothing: it goes by the
-/// observed variance, and that of a few units may be anything.
+/// observed variance, and that of a few units may be anything (on such a delayed start Bibaut, Kallus
+/// and Lindon 2022, arXiv 2212.14411).
 pub const LEAST_UNITS: u64 = 50;
 
 /// The dispersion of shares that a mismatch may have, in units: the odds of a mismatch are averaged
 /// over them, since it may be of any size. An arm that gets nothing shows after dozens of units, a
-/// share that is off by a hundredth of itself after a hundred thousand.
+/// share that is off by a hundredth of itself after two hundred thousand.
 const CONCENTRATIONS: [f64; 3] = [10.0, 1_000.0, 100_000.0];
 
 /// The mixture's variance t² for an effect: that which makes the interval narrowest when there is as
 /// much evidence as an effect of this size needs with power 0.8. With L = 2 ln(1/alpha) and
 /// c = L + ln(1 + L) it is c V where √V = effect / (√((c + 1)/c · (L + ln(c + 1))) + 0.8416)
-/// (Waudby-Smith and others 2024, Annals of Statistics 52:2613, appendix on tuning ρ). The choice
-/// is a soft one: an effect half or twice that size takes about a tenth more units than with a
-/// choice made for it.
+/// (as Waudby-Smith and others choose their ρ: 2024, Annals of Statistics 52:2613). The choice
+/// is a soft one: an effect twice that size takes a sixth more units than with a choice made for it,
+/// one half that size a twenty-fifth.
 fn mixture_variance(alpha: Alpha, effect: Effect) -> f64 {
     let l = -2.0 * log(alpha.value());
     let c = l + log1p(l);
@@ -41,8 +42,7 @@ fn mixture_variance(alpha: Alpha, effect: Effect) -> f64 {
 
 /// Where one value lies: value ± √(V (V + t²)/t² · (2 ln(1/alpha) + ln((V + t²)/V))) with V its
 /// variance and t² that of the mixture (Robbins 1970, Annals of Mathematical Statistics 41:1397;
-/// with an estimated variance Waudby-Smith and others 2024, Annals of Statistics 52:2613, theorem
-/// 2.2).
+/// with an estimated variance Waudby-Smith and others 2024, Annals of Statistics 52:2613).
 pub fn estimate(estimate: Estimate, alpha: Alpha, effect: Effect) -> Interval {
     if !estimate.is_known() || estimate.units < LEAST_UNITS {
         return Interval::UNKNOWN;
@@ -52,17 +52,16 @@ pub fn estimate(estimate: Estimate, alpha: Alpha, effect: Effect) -> Interval {
     Interval::around(estimate.value, sqrt(squares))
 }
 
-/// The difference of two values. The p-value is 1/L with
-/// L = √(V/(V + t²)) · exp(t² d² / (2 V (V + t²))), the mixture sequential probability ratio of the
-/// difference d with variance V (Johari, Pekelis and Walsh 2022, Operations Research 70:1806,
-/// equation 10). Shares may change by plan, not by what was observed of the same units.
-pub fn estimates(
-    baseline: Estimate,
-    candidate: Estimate,
-    alpha: Alpha,
-    effect: Effect,
-) -> Comparison {
-    let difference = candidate - baseline;
+/// A difference of two independent values, such as `candidate.estimate() - baseline.estimate()`. The
+/// p-value is 1/L with L = √(V/(V + t²)) · exp(t² d² / (2 V (V + t²))), the mixture sequential
+/// probability ratio of the difference d with variance V (Johari, Pekelis and Walsh 2022, Operations
+/// Research 70:1806).
+///
+/// Shares may change by plan, as in a ramp, not by what was observed. Where both shares and what is
+/// usual change over time, take the difference of each time of constant shares, and of these
+/// [`several::pooled`](crate::several::pooled): else the candidate is compared by the hours that it
+/// had most of.
+pub fn difference(difference: Estimate, alpha: Alpha, effect: Effect) -> Comparison {
     if !difference.is_known() || difference.units < LEAST_UNITS {
         return Comparison::unknown(difference.value);
     }
@@ -73,25 +72,26 @@ pub fn estimates(
     Comparison::new(difference.value, interval, p_value, 0.0, alpha)
 }
 
-/// The difference of two means, as [`estimates`].
+/// The difference of two means, as [`difference`].
 pub fn means(baseline: &Moments, candidate: &Moments, alpha: Alpha, effect: Effect) -> Comparison {
-    estimates(baseline.estimate(), candidate.estimate(), alpha, effect)
+    difference(candidate.estimate() - baseline.estimate(), alpha, effect)
 }
 
-/// The difference of two rates, as [`estimates`]: for a success metric, where a test that is tuned
-/// to an effect needs a third of the units of [`proportions_exact`].
+/// The difference of two rates, as [`difference`]: for success metrics. By the variance of
+/// [`Proportion::estimate`] it keeps to alpha for rare successes too. It takes a third of the units of
+/// [`proportions_exact`] for the effect that it is tuned to, and more for one that is much larger.
 pub fn proportions(
     baseline: Proportion,
     candidate: Proportion,
     alpha: Alpha,
     effect: Effect,
 ) -> Comparison {
-    estimates(baseline.estimate(), candidate.estimate(), alpha, effect)
+    difference(candidate.estimate() - baseline.estimate(), alpha, effect)
 }
 
-/// The power of [`estimates`] when the difference is `truth` and its variance will have come down to
+/// The power of [`difference`] when the difference is `truth` and its variance will have come down to
 /// `variance` at the last look: the probability that a Brownian motion with drift crosses the
-/// tangent of the boundary at that point (Siegmund 1985, Sequential Analysis, equation 3.15). The
+/// tangent of the boundary at that point (Siegmund 1985, Sequential Analysis, chapter III). The
 /// boundary is concave, so the power is no less than this, and hardly more.
 pub fn power(truth: f64, variance: f64, alpha: Alpha, effect: Effect) -> f64 {
     let information = 1.0 / variance;
@@ -122,9 +122,9 @@ pub fn proportion(observed: Proportion, alpha: Alpha) -> Interval {
 }
 
 /// The difference of two rates, exact for any number, none of many included, and however shares were
-/// decided on: for guardrails on errors. A difference is excluded once the mixtures of both arms, as
+/// decided on: for guardrails under a bandit. A difference is excluded once the mixtures of both arms, as
 /// in [`proportion`], exceed the likelihood of any two rates that differ by it 1/alpha-fold
-/// (universal inference: Wasserman, Ramdas and Balakrishnan 2020, PNAS 117:16880, section 7).
+/// (universal inference: Wasserman, Ramdas and Balakrishnan 2020, PNAS 117:16880).
 pub fn proportions_exact(baseline: Proportion, candidate: Proportion, alpha: Alpha) -> Comparison {
     let observed = candidate.rate() - baseline.rate();
     if !observed.is_finite() {
@@ -138,6 +138,26 @@ pub fn proportions_exact(baseline: Proportion, candidate: Proportion, alpha: Alp
         upper: turn(observed, 1.0, |difference| log_odds(difference) < most),
     };
     Comparison::new(observed, interval, p_value, 0.0, alpha)
+}
+
+/// The difference of two rates for a guardrail that allows the candidate a margin: by [`proportions`]
+/// tuned to the margin, which finds soonest that it holds, and by [`proportions_exact`], which finds
+/// within dozens of units that much fails, each with alpha / 2. The interval is what neither
+/// excludes.
+pub fn guardrail(
+    baseline: Proportion,
+    candidate: Proportion,
+    margin: Effect,
+    alpha: Alpha,
+) -> Comparison {
+    let exact = proportions_exact(baseline, candidate, alpha.among(2));
+    let tuned = proportions(baseline, candidate, alpha.among(2), margin);
+    let interval = Interval {
+        lower: exact.interval.lower.max(tuned.interval.lower),
+        upper: exact.interval.upper.min(tuned.interval.upper),
+    };
+    let p_value = 2.0 * exact.p_value.min(tuned.p_value);
+    Comparison::new(exact.effect, interval, p_value, 0.0, alpha)
 }
 
 /// ln of how much better the mixtures of both arms explain the counts than rates that differ by
@@ -161,8 +181,8 @@ pub(crate) fn difference_log_odds(
 ///
 /// A ratio λ is excluded once the product over stages of
 /// Beta(k + ½, m − k + ½) / (Beta(½, ½) θᵏ (1 − θ)ᵐ⁻ᵏ) reaches 1/alpha, with k of m events the
-/// candidate's, share r and θ = r λ / (r λ + 1 − r) (Lindon and Malek 2022, arXiv 2011.03567,
-/// section 3).
+/// candidate's, share r and θ = r λ / (r λ + 1 − r) (Lindon and Malek 2022, arXiv
+/// 2011.03567).
 pub fn events(stages: &[Events], alpha: Alpha) -> Comparison {
     let sum = |part: fn(&Events) -> u64| stages.iter().map(|stage| part(stage) as f64).sum::<f64>();
     let (before, after) = (sum(|stage| stage.baseline), sum(|stage| stage.candidate));
@@ -238,8 +258,8 @@ pub fn quantile_ratio(
 ///
 /// It is 1/B with B the average over K of 10, 1,000 and 100,000 of
 /// Γ(K)/Γ(K + n) · Π Γ(K rᵢ + xᵢ) / (Γ(K rᵢ) rᵢ^xᵢ), for xᵢ of n units at the arm with share rᵢ: the
-/// Bayes factor of shares from Dirichlet(K r) against r (Lindon and Malek 2022, arXiv 2011.03567,
-/// equation 7), multiplied over stages.
+/// Bayes factor of shares from Dirichlet(K r) against r (Lindon and Malek 2022, arXiv
+/// 2011.03567), multiplied over stages.
 pub fn sample_ratio(stages: &[Exposures]) -> Option<f64> {
     let mut log_odds = [0.0; CONCENTRATIONS.len()];
     let mut all = 0.0;
@@ -253,6 +273,9 @@ pub fn sample_ratio(stages: &[Exposures]) -> Option<f64> {
                 *log_odds += lgamma(prior + units) - lgamma(prior) - units * log(share);
             }
         }
+    }
+    if stages.iter().any(Exposures::impossible) {
+        return Some(0.0);
     }
     if all == 0.0 {
         return None;

@@ -19,10 +19,21 @@ pub fn holm(p_values: &[f64]) -> Vec<f64> {
     adjusted
 }
 
+/// One effect from those of several times, or other parts of the data that have no unit in common,
+/// each weighted by 1 / variance; its units are all of theirs. What is not known is left out; without
+/// any that is, the effect is not known.
+pub fn pooled(effects: &[Estimate]) -> Estimate {
+    let known = || effects.iter().filter(|effect| effect.is_known());
+    let weight: f64 = known().map(|effect| 1.0 / effect.variance).sum();
+    let sum: f64 = known().map(|effect| effect.value / effect.variance).sum();
+    let units = known().map(|effect| effect.units).fold(0, u64::saturating_add);
+    Estimate { value: sum / weight, variance: 1.0 / weight, units }
+}
+
 /// Whether an effect was the same at all times.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stability {
-    /// The effect over all times, each weighted by 1 / variance.
+    /// The effect over all times, [`pooled`].
     pub effect: Estimate,
     /// Cochran's Q: Σ (effect of a time − effect)² / variance of that time.
     pub statistic: f64,
@@ -42,17 +53,15 @@ pub fn stability(effects: &[Estimate]) -> Option<Stability> {
     if days < 2 {
         return None;
     }
-    let weight: f64 = known().map(|effect| 1.0 / effect.variance).sum();
-    let value = known().map(|effect| effect.value / effect.variance).sum::<f64>() / weight;
-    let off = |effect: &Estimate| {
-        let off = effect.value - value;
-        off * off / effect.variance
+    let effect = pooled(effects);
+    let off = |day: &Estimate| {
+        let off = day.value - effect.value;
+        off * off / day.variance
     };
     let statistic: f64 = known().map(off).sum();
     let degrees = (days - 1) as f64;
-    let units = known().map(|effect| effect.units).fold(0, u64::saturating_add);
     Some(Stability {
-        effect: Estimate { value, variance: 1.0 / weight, units },
+        effect,
         statistic,
         p_value: chi_squared_upper(statistic, degrees),
         excess: if statistic > degrees { 1.0 - degrees / statistic } else { 0.0 },

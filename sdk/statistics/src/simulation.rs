@@ -4,7 +4,7 @@
 use crate::likelihood::{log_likelihood, log_mixture};
 use crate::{
     Alpha, Buckets, Decision, Design, Effect, Estimate, Events, Exposures, Moments, OffPolicy,
-    Posterior, Power, Proportion, Quantile, Random, Ratio, Share, fixed, probability_best,
+    Posterior, Power, Proportion, Quantile, Random, Ratio, Share, Verdict, fixed, probability_best,
     sequential, several,
 };
 
@@ -116,6 +116,58 @@ fn rates_give_few_false_alarms_at_any_time() {
 }
 
 #[test]
+fn rare_errors_at_the_margin_are_rarely_taken_for_evidence() {
+    for (rate, margin, share) in [(0.0, 0.02, 0.1), (0.01, 0.01, 0.1), (0.02, 0.02, 0.5)] {
+        alarms("margin of rare errors", |random| {
+            let (mut before, mut after) = (Proportion::default(), Proportion::default());
+            let effect = Effect::new(margin).unwrap();
+            (0..3_000).any(|_| {
+                let candidate = random.chance(share);
+                let arm = if candidate { &mut after } else { &mut before };
+                arm.trials += 1;
+                let rate = if candidate { rate + margin } else { rate };
+                arm.successes += u64::from(random.chance(rate));
+                let compared = sequential::proportions(before, after, alpha(), effect);
+                compared.interval.at_most(margin) != Verdict::Inconclusive
+            })
+        });
+    }
+}
+
+#[test]
+fn a_ramp_through_good_and_bad_hours_gives_few_false_alarms() {
+    // As the share grows, everything becomes worse for both.
+    let run = |random: &mut Random, pooled: bool| {
+        let effect = Effect::new(0.2).unwrap();
+        let mut stages = [[Moments::default(); 2]; 3];
+        (0..1_500).any(|unit| {
+            let stage = unit / 500;
+            let share = [0.1, 0.3, 0.5][stage];
+            let arm = &mut stages[stage][usize::from(random.chance(share))];
+            arm.add(random.normal() + [0.0, 0.5, 1.0][stage]);
+            let differences = stages.map(|[before, after]| after.estimate() - before.estimate());
+            let compared = if pooled {
+                sequential::difference(several::pooled(&differences), alpha(), effect)
+            } else {
+                let sum = |arm: usize| {
+                    let mut sum = Moments::default();
+                    for stage in &stages {
+                        sum.count += stage[arm].count;
+                        sum.sum += stage[arm].sum;
+                        sum.sum_of_squares += stage[arm].sum_of_squares;
+                    }
+                    sum
+                };
+                sequential::means(&sum(0), &sum(1), alpha(), effect)
+            };
+            compared.decision != Decision::Undecided
+        })
+    };
+    alarms("pooled", |random| run(random, true));
+    assert!(frequency(|random| run(random, false)) > 0.5);
+}
+
+#[test]
 fn rates_have_the_designed_power() {
     let units = design(0.5).proportions(0.10, 0.14).unwrap();
     let draw = |random: &mut Random, rate| Proportion {
@@ -147,7 +199,7 @@ fn units_with_several_requests_give_few_false_alarms() {
             let arm = usize::from(random.chance(0.5));
             clustered(random, &mut arms[arm]);
             let [before, after] = arms.map(|arm| arm.estimate());
-            let compared = sequential::estimates(before, after, alpha(), effect);
+            let compared = sequential::difference(after - before, alpha(), effect);
             compared.decision != Decision::Undecided
         })
     });
@@ -168,13 +220,18 @@ fn exact_counts_give_few_false_alarms_at_any_time() {
             log_mixture(counts) - log_likelihood(counts, 0.03) >= most
         })
     });
-    // As much worse as the margin allows, and a share that follows what was observed.
+    // As much worse as the margin allows, a share that follows what was observed, and rates that
+    // come and go for both.
     alarms("margin", |random| {
         let (mut before, mut after) = (Proportion::default(), Proportion::default());
         (0..1_000).any(|unit| {
             let share = if after.successes > before.successes { 0.2 } else { 0.5 };
-            let (arm, rate) =
-                if random.chance(share) { (&mut after, 0.03) } else { (&mut before, 0.01) };
+            let usual = 0.01 + 0.01 * f64::from(unit / 100 % 2);
+            let (arm, rate) = if random.chance(share) {
+                (&mut after, usual + 0.02)
+            } else {
+                (&mut before, usual)
+            };
             arm.trials += 1;
             arm.successes += u64::from(random.chance(rate));
             // Where nothing succeeds, nothing is excluded that was not before.

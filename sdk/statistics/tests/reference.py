@@ -145,7 +145,7 @@ def mixtures():
             )
             p_value = min(1, 1 / odds(difference, variance))
             given = [difference, variance, alpha, effect]
-            line("sequential::estimates", given, [difference - radius, difference + radius, p_value])
+            line("sequential::difference", given, [difference - radius, difference + radius, p_value])
 
 
 def counts():

@@ -103,11 +103,10 @@ fn compute(function: &str, given: &Given) -> (Vec<f64>, f64) {
             };
             (vec![p_value.unwrap()], 1e-8)
         }
-        "sequential::estimates" => {
-            let zero = Estimate { value: 0.0, variance: 0.0, units: 1000 };
-            let arm = Estimate { value: n(0), variance: n(1), units: 1000 };
+        "sequential::difference" => {
+            let difference = Estimate { value: n(0), variance: n(1), units: 1000 };
             let effect = Effect::new(n(3)).unwrap();
-            let comparison = sequential::estimates(zero, arm, given.alpha(2), effect);
+            let comparison = sequential::difference(difference, given.alpha(2), effect);
             (all(comparison)[1..].to_vec(), 1e-9)
         }
         "sequential::proportion" => {
