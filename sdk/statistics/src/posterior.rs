@@ -98,7 +98,8 @@ impl Posterior {
 }
 
 /// The probability of each arm that it is the best, which Thompson sampling makes its share:
-/// ∫ Π_{j≠i} Fⱼ dFᵢ, to six digits behind the point. Its work grows with the square of the number of
+/// ∫ Π_{j≠i} Fⱼ dFᵢ, to six digits behind the point; NaN where
+/// an arm's numbers make no distribution. Its work grows with the square of the number of
 /// arms.
 pub fn probability_best(arms: &[Posterior]) -> Vec<f64> {
     let narrowest = arms.iter().map(|arm| arm.shape().1).fold(f64::INFINITY, f64::min);

@@ -81,20 +81,27 @@ fn floors_wait_for_evidence() {
 
 #[test]
 fn slower_is_told_by_buckets() {
-    let bounds = [0.01, 0.02, 0.04, 0.08, 0.16];
-    let check = |baseline: &[u64], candidate: &[u64], verdict| {
+    let bounds = [0.25, 0.5, 1.0, 2.0];
+    let check = |baseline: &[u64], candidate: &[u64], interval: (f64, f64), verdict| {
         let of = |counts| Buckets { bounds: &bounds, counts };
+        let (baseline, candidate) = (of(baseline), of(candidate));
         let q = Quantile::new(0.95).unwrap();
-        let ratio = sequential::quantile_ratio(&of(baseline), &of(candidate), q, alpha());
-        assert_eq!(ratio.at_most(3.0), verdict, "{candidate:?} {ratio:?}");
+        let sequential = sequential::quantile_ratio(&baseline, &candidate, q, alpha());
+        for ratio in [sequential, fixed::quantile_ratio(&baseline, &candidate, q, alpha())] {
+            assert_eq!((ratio.lower, ratio.upper), interval, "{baseline:?} {candidate:?}");
+            assert_eq!(ratio.at_most(2.0), verdict, "{baseline:?} {candidate:?}");
+        }
     };
-    let live = [0, 0, 9_000, 1_000, 0, 0];
-    check(&live, &[0, 0, 9_000, 1_000, 0, 0], Holds);
-    check(&live, &[0, 0, 0, 0, 0, 0], Inconclusive);
-    check(&live, &[0, 0, 9, 1, 0, 0], Inconclusive);
-    check(&[0, 9_000, 1_000, 0, 0, 0], &[0, 0, 0, 0, 0, 9_000], Broken);
-    check(&live, &[9_000], Inconclusive);
-    check(&live, &[9_000, 0, 0, 0, 0, 0], Holds);
+    let (any, live) = ((0.0, f64::INFINITY), [0, 9_000, 1_000, 0, 0]);
+    check(&live, &live, (0.5, 2.0), Holds);
+    check(&live, &[9_000, 900, 100, 0, 0], (0.25, 1.0), Holds);
+    check(&live, &[0, 0, 9_000, 1_000, 0], (1.0, 4.0), Inconclusive);
+    check(&live, &[0, 0, 0, 9_000, 1_000], (2.0, f64::INFINITY), Inconclusive);
+    check(&[9_000, 0, 0, 0, 0], &[0, 0, 9_000, 0, 0], (2.0, f64::INFINITY), Inconclusive);
+    check(&[9_000, 1_000, 0, 0, 0], &[0, 0, 0, 9_000, 1_000], (4.0, f64::INFINITY), Broken);
+    check(&live, &[0, 0, 0, 0, 0], any, Inconclusive);
+    check(&live, &[0, 9, 1, 0, 0], (0.25, f64::INFINITY), Inconclusive);
+    check(&live, &[9_000], any, Inconclusive);
 }
 
 #[test]
