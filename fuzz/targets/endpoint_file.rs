@@ -22,8 +22,8 @@ fuzz_target!(|text: &str| {
         assert!(!problem.key.is_empty() && !problem.problem.is_empty());
     }
     let json = serde_json::to_value(&spec).expect("what was read can be written");
-    let policies = [&spec.routing, &spec.rollout].into_iter().flatten();
-    let configs = policies.map(|policy| &policy.config);
+    let routing = spec.routing.iter().map(|policy| &policy.config);
+    let configs = routing.chain(spec.rollout.iter().map(|policy| &policy.config));
     for config in configs.chain(spec.variants.iter().map(|variant| &variant.config)) {
         config.values().for_each(whole);
     }

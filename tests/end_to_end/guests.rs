@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::{answers, datatypes, host_calls, policies, processors, refusals, sandbox};
+use crate::{answers, datatypes, host_calls, policies, processors, refusals, rollouts, sandbox};
 
 /// A guest, and the tests that it is for.
 type Guest = (&'static str, &'static [fn()]);
@@ -14,7 +14,13 @@ const GUESTS: [Guest; 8] = [
     ("empty", &[processors::a_failure_is_one_requests_failure]),
     ("forbidden-import", &[refusals::components_that_are_no_plugins_are_refused]),
     ("host-calls", &[host_calls::no_sequence_of_host_calls_harms_the_host]),
-    ("policy-faults", &[policies::an_evaluation_that_cannot_be_followed_is_refused]),
+    (
+        "policy-faults",
+        &[
+            policies::an_evaluation_that_cannot_be_followed_is_refused,
+            rollouts::a_policy_that_fails_leaves_the_live_revision,
+        ],
+    ),
     (
         "probe",
         &[

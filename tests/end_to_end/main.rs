@@ -20,6 +20,7 @@
 //! - [`protocol`]: the data port, and what it refuses
 //! - [`refusals`]: files that are refused
 //! - [`revisions`]: changes under traffic
+//! - [`rollouts`]: traffic that moves from one revision to the next
 //! - [`routing`]: which variant answers
 //! - [`sandbox`]: components that are hard to compile or fit no interface, limits, what is kept of a trap
 //! - [`shutdown`]: the two signals, and what they end
@@ -50,6 +51,7 @@ mod processors;
 mod protocol;
 mod refusals;
 mod revisions;
+mod rollouts;
 mod routing;
 mod sandbox;
 mod shutdown;

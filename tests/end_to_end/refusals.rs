@@ -230,7 +230,7 @@ fn endpoint_files_that_do_not_fit_are_refused() {
             format!("attributes = {{ user = {{ cookie = \"u\" }} }}\n{good}"),
             "cookie",
         ),
-        ("a rollout", format!("rollout = {{ policy = \"weighted@1\" }}\n{good}"), "rollout: "),
+        ("a rollout", format!("rollout = {{ policy = \"none@1\" }}\n{good}"), "rollout.policy: "),
         ("no time", format!("timeout_ms = 0\n{good}"), "timeout_ms: "),
         (
             "a configuration without a processor",

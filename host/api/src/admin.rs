@@ -11,6 +11,7 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use berth_monitor::Exporter;
 use berth_plugin::compile::COMPONENT_SIZE;
+use berth_rollout::verbs::{self, Verb};
 use berth_serving::documents::{ModelFiles, ModelVersion, PluginVersion};
 use berth_serving::{ControlError, EndpointSpec, Host, catalog};
 use berth_store::{Note, SealedBlob, StoreError};
@@ -59,6 +60,8 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/endpoints/{name}", get(endpoint).delete(delete))
         .route("/v1/endpoints/{name}/history", get(history))
         .route("/v1/endpoints/{name}/rollback", post(rollback))
+        .route("/v1/endpoints/{name}/rollout", get(rollout))
+        .route("/v1/endpoints/{name}/rollout/{verb}", post(ask_rollout))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(SPEC_SIZE))
@@ -242,6 +245,19 @@ async fn endpoint(State(admin): State<Admin>, Path(name): Path<String>) -> Answe
 
 async fn history(State(admin): State<Admin>, Path(name): Path<String>) -> Answer {
     Ok(Json(admin.host.history(&name.parse()?)?).into_response())
+}
+
+async fn rollout(State(admin): State<Admin>, Path(name): Path<String>) -> Answer {
+    Ok(Json(verbs::status(&admin.host, &name.parse()?)?).into_response())
+}
+
+async fn ask_rollout(
+    State(admin): State<Admin>,
+    Path((name, verb)): Path<(String, Verb)>,
+    Query(options): Query<Options>,
+) -> Answer {
+    let asked = verbs::ask(&admin.host, &name.parse()?, verb, options.note()).await?;
+    Ok(Json(asked).into_response())
 }
 
 /// Streams a body into the store, where it stays once it is placed.

@@ -1,6 +1,7 @@
 //! The data port: the Open Inference Protocol v2 over HTTP, and `invoke`. It changes nothing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::mem;
 use std::sync::Arc;
 
 use axum::extract::{Extension, Query, RawPathParams, Request, State};
@@ -11,7 +12,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use berth_plugin::{Body, Reply};
 use berth_serving::{
-    AttributeSource, Host, Incoming, LiveRevision, Outcome, PredictionId, RequestError,
+    AttributeSource, Chosen, Endpoint, Exposure, Host, Incoming, LiveRevision, Outcome,
+    PredictionId, RequestError,
 };
 use berth_tensor::Name;
 use bytes::{Bytes, BytesMut};
@@ -82,22 +84,32 @@ async fn ready(State(data): State<Data>) -> Response {
 
 /// The endpoint that a path names, and the variant when it names one.
 struct Found {
+    answers: Endpoint,
+    endpoint: String,
+    variant: Option<String>,
+}
+
+/// The revision that answers, with what it knows of the request.
+struct Taken {
     revision: Arc<LiveRevision>,
     endpoint: String,
     variant: Option<String>,
+    exposure: Option<Exposure>,
+    attributes: Vec<(String, String)>,
 }
 
 fn find(data: &Data, target: &RawPathParams) -> Result<Found, RequestError> {
     let part = |part| target.iter().find_map(|(name, value)| (name == part).then_some(value));
     let endpoint = part("endpoint").unwrap_or_default();
-    let revision = data.host.endpoint(endpoint)?;
+    let answers = data.host.endpoint(endpoint)?;
     let variant = part("variant").map(str::to_owned);
-    Ok(Found { revision, endpoint: endpoint.to_owned(), variant })
+    Ok(Found { answers, endpoint: endpoint.to_owned(), variant })
 }
 
 async fn metadata(State(data): State<Data>, target: RawPathParams) -> Response {
     let answer = || {
-        let Found { revision, endpoint, variant } = find(&data, &target)?;
+        let Found { answers, endpoint, variant } = find(&data, &target)?;
+        let revision = answers.standing()?;
         let metadata = revision.metadata(variant.as_deref())?;
         let platform =
             if metadata.bodies.is_some() { "berth_processor" } else { "onnxruntime_onnx" };
@@ -121,7 +133,7 @@ async fn metadata(State(data): State<Data>, target: RawPathParams) -> Response {
 
 async fn model_ready(State(data): State<Data>, target: RawPathParams) -> Response {
     let found = find(&data, &target).and_then(|found| {
-        found.revision.metadata(found.variant.as_deref())?;
+        found.answers.standing()?.metadata(found.variant.as_deref())?;
         Ok(found.endpoint)
     });
     match found {
@@ -152,18 +164,19 @@ async fn infer(
         }
     };
     let InferRequest { id: client_id, parameters, inputs, outputs, binary } = decoded;
-    let attributes = match attributes(&found.revision, &head, &parameters) {
-        Ok(attributes) => attributes,
-        Err(problem) => return found.refuse(refused(&problem)),
+    let mut found = match found.take(&head, &parameters) {
+        Ok(found) => found,
+        Err(response) => return *response,
     };
     let incoming = Incoming {
         request_id: id.text(),
         variant: found.variant.clone(),
         body: Body::Tensors(inputs),
         outputs,
-        attributes,
+        attributes: mem::take(&mut found.attributes),
         trace_context: text(&head.headers, "traceparent"),
         wants_tensors: true,
+        exposure: found.exposure.take(),
     };
     let outcome = found.revision.answer(incoming).await;
     let form = Form { tensors: true, id: client_id.as_deref(), binary: &binary };
@@ -185,9 +198,9 @@ async fn invoke(
         Ok(held) => held,
         Err(problem) => return found.refuse(problem.into_response()),
     };
-    let attributes = match attributes(&found.revision, &head, &Map::new()) {
-        Ok(attributes) => attributes,
-        Err(problem) => return found.refuse(refused(&problem)),
+    let mut found = match found.take(&head, &Map::new()) {
+        Ok(found) => found,
+        Err(response) => return *response,
     };
     let incoming = Incoming {
         request_id: id.text(),
@@ -197,9 +210,10 @@ async fn invoke(
             bytes: held.bytes.clone(),
         },
         outputs: Vec::new(),
-        attributes,
+        attributes: mem::take(&mut found.attributes),
         trace_context: text(&head.headers, "traceparent"),
         wants_tensors: false,
+        exposure: found.exposure.take(),
     };
     let outcome = found.revision.answer(incoming).await;
     let form = Form { tensors: false, id: None, binary: &BinaryOutputs::default() };
@@ -218,6 +232,37 @@ struct Form<'a> {
 }
 
 impl Found {
+    /// Finds the revision that answers, which it does from here on, and reads what it declares.
+    fn take(self, head: &Parts, parameters: &Map<String, Value>) -> Result<Taken, Box<Response>> {
+        let mut read = Reading { head, parameters, query: None };
+        let chosen = self.answers.choose(|source| read.value(source));
+        let Chosen { revision, exposure } =
+            chosen.map_err(|problem| Box::new(refused(&problem)))?;
+        let attributes = read.declared(&revision);
+        let Self { endpoint, variant, .. } = self;
+        let mut taken = Taken { revision, endpoint, variant, exposure, attributes: Vec::new() };
+        match attributes {
+            Ok(attributes) => taken.attributes = attributes,
+            Err(problem) => {
+                let prediction = PredictionId::new().text();
+                return Err(Box::new(taken.sign(refused(&problem), prediction)));
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Refuses a request before its revision was chosen.
+    fn refuse(self, response: Response) -> Response {
+        match self.answers.standing() {
+            Ok(revision) => {
+                sign(&revision, self.variant.as_deref(), response, PredictionId::new().text())
+            }
+            Err(_) => response,
+        }
+    }
+}
+
+impl Taken {
     /// Turns an outcome into an answer.
     fn reply(&self, bodies: &Bodies, outcome: Outcome<'_>, form: Form<'_>) -> Response {
         let variant = outcome.variant.map_or("", Name::as_str);
@@ -232,11 +277,6 @@ impl Found {
             insert(response.headers_mut(), VARIANT, variant);
         }
         self.sign(response, outcome.prediction)
-    }
-
-    /// Refuses a request before a variant was chosen for it.
-    fn refuse(&self, response: Response) -> Response {
-        self.sign(response, PredictionId::new().text())
     }
 
     fn tensors(&self, bodies: &Bodies, reply: &Reply, variant: &str, form: Form<'_>) -> Response {
@@ -271,26 +311,35 @@ impl Found {
         }
     }
 
-    /// Says which revision answered, and as which prediction.
-    fn sign(&self, mut response: Response, prediction: String) -> Response {
-        insert(response.headers_mut(), REVISION, self.revision.id());
-        if !response.headers().contains_key(VARIANT) {
-            // None was chosen; the one asked for, or the only one, is the one that refuses.
-            let mut variants = self.revision.variants().map(|name| name.as_str());
-            let variant = match self.variant.as_deref() {
-                Some(asked) => variants.find(|variant| *variant == asked),
-                None => variants.next().filter(|_| variants.next().is_none()),
-            };
-            if let Some(variant) = variant {
-                insert(response.headers_mut(), VARIANT, variant);
-            }
-        }
-        // Hexadecimal digits are a header value.
-        if let Ok(prediction) = HeaderValue::try_from(prediction) {
-            response.headers_mut().insert(PREDICTION, prediction);
-        }
-        response
+    fn sign(&self, response: Response, prediction: String) -> Response {
+        sign(&self.revision, self.variant.as_deref(), response, prediction)
     }
+}
+
+/// Says which revision answered, and as which prediction. `asked` is the variant that the client named.
+fn sign(
+    revision: &LiveRevision,
+    asked: Option<&str>,
+    mut response: Response,
+    prediction: String,
+) -> Response {
+    insert(response.headers_mut(), REVISION, revision.id());
+    if !response.headers().contains_key(VARIANT) {
+        // None was chosen; the one asked for, or the only one, is the one that refuses.
+        let mut variants = revision.variants().map(|name| name.as_str());
+        let variant = match asked {
+            Some(asked) => variants.find(|variant| *variant == asked),
+            None => variants.next().filter(|_| variants.next().is_none()),
+        };
+        if let Some(variant) = variant {
+            insert(response.headers_mut(), VARIANT, variant);
+        }
+    }
+    // Hexadecimal digits are a header value.
+    if let Ok(prediction) = HeaderValue::try_from(prediction) {
+        response.headers_mut().insert(PREDICTION, prediction);
+    }
+    response
 }
 
 fn body(bodies: &Bodies, reply: Reply) -> Response {
@@ -356,39 +405,47 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
-/// The values of the declared attributes that the request has.
-fn attributes(
-    revision: &LiveRevision,
-    head: &Parts,
-    parameters: &Map<String, Value>,
-) -> Result<Vec<(String, String)>, RequestError> {
-    let mut found = Vec::with_capacity(revision.attributes().len());
-    let mut query = None;
-    for (name, source) in revision.attributes() {
-        let value = match source {
-            AttributeSource::Header(header) => text(&head.headers, header),
+/// Where the values of attributes are.
+struct Reading<'a> {
+    head: &'a Parts,
+    parameters: &'a Map<String, Value>,
+    query: Option<HashMap<String, String>>,
+}
+
+impl Reading<'_> {
+    /// The value from one source, if the request has it.
+    fn value(&mut self, source: &AttributeSource) -> Result<Option<String>, RequestError> {
+        Ok(match source {
+            AttributeSource::Header(header) => text(&self.head.headers, header),
             AttributeSource::Query(key) => {
-                if query.is_none() {
-                    query = Some(read_query(head)?);
+                if self.query.is_none() {
+                    self.query = Some(read_query(self.head)?);
                 }
-                query.as_ref().and_then(|query| query.get(key).cloned())
+                self.query.as_ref().and_then(|query| query.get(key).cloned())
             }
-            AttributeSource::Parameter(key) => parameters.get(key).map(|value| match value {
+            AttributeSource::Parameter(key) => self.parameters.get(key).map(|value| match value {
                 Value::String(text) => text.clone(),
                 other => other.to_string(),
             }),
-        };
-        let Some(value) = value else { continue };
-        if value.len() > ATTRIBUTE {
-            return Err(RequestError::Invalid(format!(
-                "attribute {:?} has {} bytes, the most is {ATTRIBUTE}",
-                name.as_str(),
-                value.len()
-            )));
-        }
-        found.push((name.as_str().to_owned(), value));
+        })
     }
-    Ok(found)
+
+    /// The values of the declared attributes that the request has.
+    fn declared(&mut self, revision: &LiveRevision) -> Result<Vec<(String, String)>, RequestError> {
+        let mut found = Vec::with_capacity(revision.attributes().len());
+        for (name, source) in revision.attributes() {
+            let Some(value) = self.value(source)? else { continue };
+            if value.len() > ATTRIBUTE {
+                return Err(RequestError::Invalid(format!(
+                    "attribute {:?} has {} bytes, the most is {ATTRIBUTE}",
+                    name.as_str(),
+                    value.len()
+                )));
+            }
+            found.push((name.as_str().to_owned(), value));
+        }
+        Ok(found)
+    }
 }
 
 fn read_query(head: &Parts) -> Result<HashMap<String, String>, RequestError> {

@@ -2,6 +2,7 @@
 //!
 //! - [`serve`]: the host
 //! - [`verbs`]: what an operator asks of a running host
+//! - [`rollout`]: what an operator asks of a rollout
 //! - [`client`]: the admin port from the other side
 //! - [`endpoint_file`]: endpoint files and their assets
 //! - [`spec_text`]: the text of an endpoint file
@@ -12,6 +13,7 @@ mod client;
 mod endpoint_file;
 mod listen;
 mod progress;
+mod rollout;
 mod serve;
 mod spec_text;
 mod table;
@@ -44,6 +46,8 @@ enum Command {
     Apply(verbs::Apply),
     /// Look at endpoints, take them back or away.
     Endpoint(verbs::EndpointCommand),
+    /// Look at rollouts, hold them, end them.
+    Rollout(rollout::RolloutCommand),
     /// What the host starts for each component: compiles standard input to standard output.
     #[command(name = COMPILE_COMMAND, hide = true)]
     CompileComponent {
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
         Command::Plugin(command) => command.run(),
         Command::Apply(command) => command.run(),
         Command::Endpoint(command) => command.run(),
+        Command::Rollout(command) => command.run(),
         Command::CompileComponent { cpu, memory } => {
             let limits = CompileLimits { cpu: Duration::from_secs(cpu), memory };
             compile_standard_input(limits).map_err(anyhow::Error::from)

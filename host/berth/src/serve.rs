@@ -185,6 +185,7 @@ impl Serve {
         let clients = tokio::spawn(listen::serve(data_listener, data, bounds, stopped.clone()));
         let operators = control.spawn(listen::serve(admin_listener, admin, bounds, stopped));
         let housekeeping = control.spawn(keep_house(Arc::clone(&host), exporter));
+        let rollouts = control.spawn(berth_rollout::run(Arc::clone(&host)));
         let restoring = control.spawn({
             let host = Arc::clone(&host);
             async move {
@@ -210,6 +211,7 @@ impl Serve {
         }
         housekeeping.abort();
         restoring.abort();
+        rollouts.abort();
         Ok(())
     }
 }

@@ -281,6 +281,10 @@ fn report(client: &Client, applied: &Value, dry_run: bool) {
         ));
     } else if applied["state"] == "live" {
         say(&format!("{endpoint}: revision {revision} is live, ready in {ready:.0} ms"));
+    } else if applied["state"] == "rolling" {
+        say(&format!(
+            "{endpoint}: revision {revision} is rolling out; `berth rollout watch {endpoint}` shows how it goes"
+        ));
     } else {
         say(&format!("{endpoint}: revision {revision} is {}", cell(&applied["state"])));
     }
@@ -405,6 +409,10 @@ fn show(endpoint: &Value) {
     say(&format!("endpoint   {}", cell(&endpoint["name"])));
     say(&format!("live       {}", cell(&endpoint["live"])));
     say(&format!("applied    {} ({})", cell(&endpoint["applied"]), cell(&endpoint["state"])));
+    if endpoint["state"] == "rolling" {
+        let share = endpoint["rollout"]["share"].as_f64().unwrap_or_default() * 100.0;
+        say(&format!("rollout    {share:.2} % to {}", cell(&endpoint["applied"])));
+    }
     if !endpoint["problem"].is_null() {
         say(&format!("problem    {}", cell(&endpoint["problem"])));
     }

@@ -14,6 +14,8 @@ const POLICY_FAILURES: &str = "berth_policy_failures_total";
 const REFUSED: &str = "berth_requests_refused_total";
 const BATCHES: &str = "berth_model_batches_total";
 const BATCHED: &str = "berth_model_batched_requests_total";
+const ROLLOUT_SHARE: &str = "berth_rollout_share";
+const ROLLOUTS: &str = "berth_rollouts_total";
 const RESIDENT: &str = "berth_model_resident_bytes";
 
 pub(crate) fn describe() {
@@ -27,6 +29,8 @@ pub(crate) fn describe() {
     describe_counter!(REFUSED, "Requests refused at once because too many were under way.");
     describe_counter!(BATCHES, "Runs of a model that answered several requests at once.");
     describe_counter!(BATCHED, "Requests that those runs answered.");
+    describe_gauge!(ROLLOUT_SHARE, "The share of the next revision, 0 to 1, while there is one.");
+    describe_counter!(ROLLOUTS, "Rollouts that came to their end, by outcome.");
     describe_gauge!(RESIDENT, Unit::Bytes, "Models that live revisions keep open.");
 }
 
@@ -85,6 +89,17 @@ pub fn ran_together(model: &str, runs: u64, requests: u64) {
     let labels = [("model", model.to_owned())];
     counter!(BATCHES, &labels).increment(runs);
     counter!(BATCHED, &labels).increment(requests);
+}
+
+/// The next revision of `endpoint` has a `share`, 0 to 1, of its requests; 0 once there is none.
+pub fn rollout_share(endpoint: &str, share: f64) {
+    gauge!(ROLLOUT_SHARE, &[("endpoint", endpoint.to_owned())]).set(share);
+}
+
+/// A rollout of `endpoint` ended: `outcome` is `promoted` or `aborted`.
+pub fn rollout_ended(endpoint: &str, outcome: &'static str) {
+    let labels = [("endpoint", endpoint.to_owned()), ("outcome", outcome.to_owned())];
+    counter!(ROLLOUTS, &labels).increment(1);
 }
 
 /// Live revisions keep `model`, such as `digits@2`, open: `bytes` is 0 once none does.

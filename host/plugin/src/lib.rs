@@ -40,7 +40,9 @@ pub mod wasi;
 pub use assets::{Asset, Assets};
 pub use compile::{CompileTimes, Compiled};
 pub use compiler::CompileLimits;
-pub use decision::{Decision, Evaluation, Plan, PolicyError, Share};
+pub use decision::{
+    ArmEvaluation, ArmState, Decision, Evaluation, Phase, Plan, PolicyError, Share,
+};
 pub use engine::{EngineError, EngineOptions, Engines, ProcessorLimits};
 pub use exchange::{Body, Reply, Request};
 pub use guest_log::Level;

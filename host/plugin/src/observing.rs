@@ -109,6 +109,18 @@ fn quantile(distribution: &[(f64, u64)], q: f64) -> Option<f64> {
         .map(|&(bound, _)| bound)
 }
 
+/// How many values are at most `bound`, with all of the first bucket that ends at or beyond it.
+fn at_most(distribution: &[(f64, u64)], bound: f64) -> u64 {
+    let mut count = 0;
+    for &(end, values) in distribution {
+        count += values;
+        if end >= bound {
+            break;
+        }
+    }
+    count
+}
+
 impl PolicyState {
     fn arm(&self, arm: u32) -> Option<&Arm> {
         self.observation.arms.get(arm as usize)
@@ -192,6 +204,25 @@ impl HostObservation for PolicyState {
         Ok(quantile)
     }
 
+    fn at_most(
+        &mut self,
+        _: Resource<Observation>,
+        arm: u32,
+        name: String,
+        slice: Option<String>,
+        bound: f64,
+    ) -> wasmtime::Result<Option<u64>> {
+        let distributions = self.arm(arm).map_or(0, |arm| arm.distributions.len());
+        self.charge(searched(&name, slice.as_ref(), distributions))?;
+        let found = self.arm(arm).and_then(|arm| {
+            arm.distributions.iter().find(|(known, part, _)| *known == name && *part == slice)
+        });
+        let Some((_, _, distribution)) = found else { return Ok(None) };
+        let (count, bounds) = (at_most(distribution, bound), distribution.len());
+        self.charge(bounds * size_of::<(f64, u64)>())?;
+        Ok(Some(count))
+    }
+
     fn drop(&mut self, _: Resource<Observation>) -> wasmtime::Result<()> {
         Ok(())
     }
@@ -265,5 +296,13 @@ mod tests {
             assert_eq!(quantile(&distribution, q), Some(expected), "{q}");
         }
         assert_eq!(quantile(&[], 0.5), None);
+    }
+
+    #[test]
+    fn the_bucket_of_a_bound_counts_in_favour() {
+        let distribution = [(1.0, 5), (2.0, 4), (3.0, 1)];
+        for (bound, expected) in [(0.5, 5), (1.0, 5), (1.5, 9), (2.0, 9), (2.1, 10), (9.0, 10)] {
+            assert_eq!(at_most(&distribution, bound), expected, "{bound}");
+        }
     }
 }

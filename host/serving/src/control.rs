@@ -11,14 +11,16 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::catalog::{self, document, read};
 use crate::documents::{
-    ENDPOINT, EndpointRecord, EndpointState, ModelFiles, ModelVersion, PluginVersion, REVISION,
-    Revision,
+    ENDPOINT, EndpointRecord, EndpointState, ModelFiles, ModelVersion, OBSERVED, PluginVersion,
+    REVISION, Revision,
 };
 use crate::error::ControlError;
 use crate::host::{Host, PREPARING};
 use crate::live::LiveRevision;
 use crate::model_files::ModelBlobs;
 use crate::prepare::{Workshop, blocking};
+use crate::rolling::Endpoint;
+use crate::rollouts::PinnedRollout;
 use crate::spec::EndpointSpec;
 use crate::view::{HISTORY, no_endpoint};
 
@@ -99,7 +101,8 @@ impl Host {
     }
 
     /// Applies an endpoint file: commits its revision, makes it ready beside the live one and lets
-    /// it take over. Returns when it is live or has failed; with `wait` unset, once it is committed.
+    /// it take over. Returns when it is live or has failed; with `wait` unset, once it is committed;
+    /// with a rollout, once that has begun.
     pub async fn apply(
         self: &Arc<Self>,
         spec: EndpointSpec,
@@ -109,15 +112,21 @@ impl Host {
         spec.check()?;
         let control = Arc::clone(&self.control).lock_owned().await;
         let revision = self.resolve(&spec)?;
-        self.apply_revision(revision, note, wait, control).await
+        let rollout = self.resolve_rollout(&spec)?;
+        self.apply_revision(revision, rollout, note, wait, control).await
     }
 
     /// Does all of an apply but the change: resolves, compiles, opens, configures.
     pub async fn dry_run(self: &Arc<Self>, spec: EndpointSpec) -> Result<Applied, ControlError> {
         spec.check()?;
         let revision = self.resolve(&spec)?;
+        let rollout = self.resolve_rollout(&spec)?;
         let start = Instant::now();
         self.try_out(&revision).await?;
+        if let Some(asked) = rollout {
+            let (host, next) = (Arc::clone(self), revision.clone());
+            blocking(move || host.try_rollout(asked, &next)).await?;
+        }
         let record = self.record(&revision.endpoint)?;
         let live = record.as_ref().and_then(|record| record.live);
         Ok(Applied {
@@ -140,6 +149,7 @@ impl Host {
     ) -> Result<Applied, ControlError> {
         let control = Arc::clone(&self.control).lock_owned().await;
         let record = self.record(name)?.ok_or_else(|| no_endpoint(name))?;
+        refuse_while_rolling(name, &record)?;
         let entries = self.store().history(ENDPOINT, name.as_str(), HISTORY)?;
         let was_live = entries.into_iter().filter_map(|entry| match entry.change {
             Change::Put { document, .. } => {
@@ -168,21 +178,26 @@ impl Host {
             Some(live) if note.why.is_empty() => format!("rollback from {}", live.short()),
             _ => note.why,
         };
-        self.apply_revision(revision, Note { why, ..note }, wait, control).await
+        self.apply_revision(revision, None, Note { why, ..note }, wait, control).await
     }
 
-    /// Takes an endpoint away. Requests under way finish.
+    /// Takes an endpoint away, with its rollout when there is one. Requests under way finish.
     pub async fn delete(&self, name: &Name, note: Note) -> Result<(), ControlError> {
         let _control = self.control.lock().await;
+        let _alone = self.record_lock();
         self.record(name)?.ok_or_else(|| no_endpoint(name))?;
-        self.store().commit(None, &[Change::delete(ENDPOINT, name.as_str())], &note)?;
+        let gone = [ENDPOINT, OBSERVED].map(|kind| Change::delete(kind, name.as_str()));
+        self.store().commit(None, &gone, &note)?;
         let mut old = None;
         self.change(|snapshot| {
             old = snapshot.live.remove(name);
             snapshot.waiting.remove(name);
         });
-        if let Some(old) = old {
-            self.retire(old);
+        for revision in old.iter().flat_map(Endpoint::revisions) {
+            self.retire(revision);
+        }
+        if let Some(Endpoint::Rolling(rolling)) = old {
+            rolling.wake();
         }
         Ok(())
     }
@@ -190,13 +205,21 @@ impl Host {
     async fn apply_revision(
         self: &Arc<Self>,
         revision: Revision,
+        rollout: Option<PinnedRollout>,
         note: Note,
         wait: bool,
         control: OwnedMutexGuard<()>,
     ) -> Result<Applied, ControlError> {
         let digest = revision.digest();
         let name = revision.endpoint.clone();
-        let record = self.record(&name)?;
+        let record = {
+            // A rollout that comes to its end has committed and swapped before this is read.
+            let _alone = self.record_lock();
+            self.record(&name)?
+        };
+        if let Some(record) = &record {
+            refuse_while_rolling(&name, record)?;
+        }
         let live = record.as_ref().and_then(|record| record.live);
         let mut applied = Applied {
             endpoint: name.clone(),
@@ -206,9 +229,11 @@ impl Host {
             changes: self.changes(live, &revision),
             ready_ms: 0.0,
         };
-        if live == Some(digest)
-            && self.snapshot.load().live.get(&name).is_some_and(|live| live.digest == digest)
-        {
+        let serving = match self.snapshot.load().live.get(&name) {
+            Some(Endpoint::Live(serving)) => Some(Arc::clone(serving)),
+            Some(Endpoint::Rolling(_)) | None => None,
+        };
+        if live == Some(digest) && serving.as_ref().is_some_and(|live| live.digest == digest) {
             applied.changed = false;
             applied.state = EndpointState::Live;
             if let Some(record) = record.filter(|record| record.state != EndpointState::Live) {
@@ -217,12 +242,25 @@ impl Host {
             }
             return Ok(applied);
         }
+        match (rollout, serving) {
+            (Some(asked), Some(serving)) => {
+                return self.begin_rollout(serving, revision, asked, note, applied).await;
+            }
+            // The first revision takes over as soon as it is ready, but a file that could never be
+            // rolled out is refused at once.
+            (Some(asked), None) => {
+                let (host, next) = (Arc::clone(self), revision.clone());
+                blocking(move || host.try_rollout(asked, &next)).await?;
+            }
+            (None, _) => {}
+        }
         let record = EndpointRecord {
             live,
             applied: digest,
             state: EndpointState::Preparing,
             problem: None,
             evaluation: record.and_then(|record| record.evaluation),
+            rollout: None,
         };
         let changes = [
             Change::put(REVISION, digest.to_string(), document(&revision)?),
@@ -285,7 +323,7 @@ impl Host {
     }
 
     /// Makes a revision ready and sees that it answers as it should.
-    async fn try_out(
+    pub(crate) async fn try_out(
         &self,
         revision: &Revision,
     ) -> Result<(LiveRevision, Option<Evaluation>), ControlError> {
@@ -305,7 +343,7 @@ impl Host {
         note: Note,
     ) -> Result<(), ControlError> {
         let state = if problem.is_none() { EndpointState::Live } else { EndpointState::Failed };
-        let record = EndpointRecord { live, applied, state, problem, evaluation };
+        let record = EndpointRecord { live, applied, state, problem, evaluation, rollout: None };
         self.store().commit(
             None,
             &[Change::put(ENDPOINT, name.as_str(), document(&record)?)],
@@ -313,6 +351,17 @@ impl Host {
         )?;
         Ok(())
     }
+}
+
+/// A rollout has the endpoint until it ends: the operator says how.
+fn refuse_while_rolling(name: &Name, record: &EndpointRecord) -> Result<(), ControlError> {
+    if record.state != EndpointState::Rolling {
+        return Ok(());
+    }
+    Err(ControlError::Conflict(format!(
+        "endpoint {name} is rolling out revision {}: end that first, by `berth rollout promote {name}` or `berth rollout abort {name}`",
+        record.applied.short()
+    )))
 }
 
 fn commit_model(

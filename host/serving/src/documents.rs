@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_plugin::Evaluation;
-use berth_plugin::Inspection;
+use berth_plugin::{ArmState, Evaluation, Inspection};
 use berth_tensor::{Digest, Name, TensorType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -16,6 +15,8 @@ pub(crate) const MODEL: &str = "model";
 pub(crate) const PLUGIN: &str = "plugin";
 pub(crate) const REVISION: &str = "revision";
 pub(crate) const ENDPOINT: &str = "endpoint";
+/// What was observed of the arms of an endpoint's last rollout.
+pub(crate) const OBSERVED: &str = "observed";
 
 /// One version of a model.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -179,6 +180,83 @@ pub struct EndpointRecord {
     /// The routing policy's last evaluation, which the live revision goes on with after a restart.
     #[serde(default)]
     pub evaluation: Option<Evaluation>,
+    /// How traffic moves to the revision applied last, or has moved, where a policy has a say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
+}
+
+/// How traffic moves from the live revision, arm 0, to the next, arm 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// The two revisions in the order of the arms.
+    pub arms: [Digest; 2],
+    /// The policy that decides.
+    pub policy: PinnedPolicy,
+    /// The most of all traffic, 0 to 1, that one evaluation may move to the next revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_step: Option<f64>,
+    /// When it began, in milliseconds since 1970.
+    pub started_ms: u64,
+    /// Whether the policy is not asked for now.
+    #[serde(default)]
+    pub paused: bool,
+    /// The share of the next revision that is in force, 0 to 1.
+    pub share: f64,
+    /// The policy's last evaluation; none before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<Evaluation>,
+    /// How it is to end, once that was decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
+}
+
+/// How a rollout is to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Which revision is to serve.
+    pub outcome: Outcome,
+    /// Who decided so.
+    pub who: String,
+    /// Why.
+    pub why: String,
+}
+
+impl Outcome {
+    /// As it is shown and counted.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Promoted => "promoted",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+/// Which revision a rollout ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The next.
+    Promoted,
+    /// The one that was live.
+    Aborted,
+}
+
+impl Rollout {
+    /// What the arms are to be now. An arm that has a share stays ready, whatever the policy wants.
+    pub fn wanted(&self) -> [ArmState; 2] {
+        let named = |arm: usize| {
+            let evaluation = self.evaluation.as_ref()?;
+            evaluation.arms.iter().find(|named| named.arm == arm).map(|named| named.state)
+        };
+        let states = [named(0).unwrap_or(ArmState::Ready), named(1).unwrap_or(ArmState::Stopped)];
+        match self.order.as_ref().map(|order| order.outcome) {
+            Some(Outcome::Promoted) => [states[0], ArmState::Ready],
+            Some(Outcome::Aborted) => [ArmState::Ready, ArmState::Stopped],
+            None if self.share >= 1.0 => [states[0], ArmState::Ready],
+            None if self.share > 0.0 => [ArmState::Ready, ArmState::Ready],
+            None => [ArmState::Ready, states[1]],
+        }
+    }
 }
 
 /// What became of the revision applied last.
@@ -189,7 +267,9 @@ pub enum EndpointState {
     Preparing,
     /// It is the live one.
     Live,
-    /// It could not be prepared; the one before goes on.
+    /// A policy moves traffic to it from the live one.
+    Rolling,
+    /// It could not be prepared, or its rollout failed; the one before goes on.
     Failed,
 }
 

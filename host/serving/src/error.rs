@@ -58,9 +58,11 @@ pub enum ControlError {
         /// Why.
         source: CreateError,
     },
-    /// The routing policy gives no shares.
-    #[error("routing: policy {plugin}: {source}")]
+    /// A policy gives no shares.
+    #[error("{table}: policy {plugin}: {source}")]
     Policy {
+        /// What it is for: `routing` or `rollout`.
+        table: &'static str,
         /// The plugin's name and version.
         plugin: String,
         /// Why.

@@ -11,13 +11,14 @@ use berth_inference::Runtime;
 use berth_plugin::engine::Engines;
 use berth_store::{Note, Store};
 use berth_tensor::{Digest, Name};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::catalog::read;
 use crate::documents::{ENDPOINT, EndpointRecord, EndpointState, REVISION, Revision};
 use crate::error::{ControlError, RequestError};
 use crate::live::{Admission, LiveRevision};
 use crate::prepare::{Workshop, blocking};
+use crate::rolling::Endpoint;
 use crate::warm_up::ReadInfer;
 
 /// Why an endpoint does not answer yet.
@@ -50,7 +51,7 @@ pub struct HostOptions {
 /// The endpoints as requests see them. Immutable: every change makes a new one.
 #[derive(Default)]
 pub(crate) struct Snapshot {
-    pub(crate) live: HashMap<Name, Arc<LiveRevision>>,
+    pub(crate) live: HashMap<Name, Endpoint>,
     /// Endpoints that have no revision that answers, and why.
     pub(crate) waiting: HashMap<Name, String>,
 }
@@ -61,6 +62,14 @@ pub struct Host {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     /// Held while an endpoint changes.
     pub(crate) control: Arc<tokio::sync::Mutex<()>>,
+    /// Held while an endpoint's record and the snapshot change together, which a rollout does beside
+    /// whoever holds `control`.
+    pub(crate) recording: Mutex<()>,
+    changing: Mutex<()>,
+    /// A rollout has begun or was restored.
+    pub(crate) begun: Notify,
+    /// The models of what is in the snapshot, by name, with their size as it was told last.
+    resident: Mutex<HashMap<String, u64>>,
     baking: Mutex<VecDeque<(Instant, Arc<LiveRevision>)>>,
     restored: AtomicBool,
     sweeps: AtomicU64,
@@ -83,6 +92,10 @@ impl Host {
             workshop: Arc::new(Workshop::new(store, runtime, engines, admission)),
             snapshot: ArcSwap::default(),
             control: Arc::default(),
+            recording: Mutex::default(),
+            changing: Mutex::default(),
+            begun: Notify::new(),
+            resident: Mutex::default(),
             baking: Mutex::default(),
             restored: AtomicBool::new(false),
             sweeps: AtomicU64::new(0),
@@ -100,11 +113,11 @@ impl Host {
         self.restored.load(Ordering::Acquire)
     }
 
-    /// The live revision of an endpoint: taken once by each request.
-    pub fn endpoint(&self, name: &str) -> Result<Arc<LiveRevision>, RequestError> {
+    /// What answers at an endpoint: taken once by each request.
+    pub fn endpoint(&self, name: &str) -> Result<Endpoint, RequestError> {
         let snapshot = self.snapshot.load();
         match snapshot.live.get(name) {
-            Some(live) => Ok(Arc::clone(live)),
+            Some(endpoint) => Ok(endpoint.clone()),
             None => Err(match snapshot.waiting.get(name) {
                 Some(_) => RequestError::Unavailable(format!(
                     "endpoint {name:?} has no revision that answers; its operator sees why"
@@ -124,6 +137,15 @@ impl Host {
             snapshot.waiting.extend(waiting);
         });
         for (name, record) in records {
+            if let (EndpointState::Rolling, Some(rollout)) = (record.state, &record.rollout) {
+                if let Err(error) = self.restore_rollout(&name, rollout).await {
+                    tracing::error!(endpoint = name.as_str(), "does not answer: {error}");
+                    self.change(|snapshot| {
+                        snapshot.waiting.insert(name.clone(), error.to_string());
+                    });
+                }
+                continue;
+            }
             if let Some(digest) = record.live {
                 let prepared = match self.revision(digest) {
                     Ok(revision) => {
@@ -157,7 +179,7 @@ impl Host {
                         snapshot.waiting.insert(name.clone(), problem);
                     });
                 }
-                EndpointState::Live | EndpointState::Failed => {}
+                EndpointState::Live | EndpointState::Rolling | EndpointState::Failed => {}
             }
         }
         for (name, record) in unfinished {
@@ -195,10 +217,12 @@ impl Host {
             }
             expired
         };
-        for bound in self.snapshot.load().live.values().flat_map(|live| live.bound()) {
-            match bound.model.take_counts() {
-                (0, _) => {}
-                (runs, requests) => berth_monitor::ran_together(&bound.name, runs, requests),
+        for revision in self.snapshot.load().live.values().flat_map(Endpoint::revisions) {
+            for bound in revision.bound() {
+                match bound.model.take_counts() {
+                    (0, _) => {}
+                    (runs, requests) => berth_monitor::ran_together(&bound.name, runs, requests),
+                }
             }
         }
         let sweeps = self.sweeps.fetch_add(1, Ordering::Relaxed);
@@ -214,39 +238,53 @@ impl Host {
     }
 
     pub(crate) fn go_live(&self, ready: LiveRevision) {
-        let (name, ready) = (ready.endpoint.clone(), Arc::new(ready));
+        let (name, ready) = (ready.endpoint.clone(), Endpoint::Live(Arc::new(ready)));
         let mut old = None;
         self.change(|snapshot| {
             snapshot.waiting.remove(&name);
             old = snapshot.live.insert(name, ready);
         });
-        if let Some(old) = old {
+        for old in old.iter().flat_map(Endpoint::revisions) {
             self.retire(old);
         }
     }
 
-    /// Swaps the snapshot for one that differs. Only called while `control` is held.
+    /// Swaps the snapshot for one that differs.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Snapshot)) {
+        let alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.snapshot.load();
         let mut next = Snapshot { live: now.live.clone(), waiting: now.waiting.clone() };
         change(&mut next);
-        let next = Arc::new(next);
-        self.snapshot.store(Arc::clone(&next));
-        let resident = |snapshot: &Snapshot| -> HashMap<String, u64> {
-            let models = snapshot.live.values().flat_map(|live| live.bound());
-            models.map(|bound| (bound.name.clone(), bound.model.resident_bytes())).collect()
-        };
-        let open = resident(&next);
-        for name in resident(&now).keys().filter(|name| !open.contains_key(*name)) {
+        self.snapshot.store(Arc::new(next));
+        drop(alone);
+        self.note_resident();
+    }
+
+    /// Tells which models are kept open by what answers.
+    pub(crate) fn note_resident(&self) {
+        let mut told = self.resident.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = HashMap::new();
+        for revision in self.snapshot.load().live.values().flat_map(Endpoint::revisions) {
+            let models = revision.bound();
+            open.extend(models.map(|bound| (bound.name.clone(), bound.model.resident_bytes())));
+        }
+        for name in told.keys().filter(|name| !open.contains_key(*name)) {
             berth_monitor::resident_model_bytes(name, 0);
         }
-        for (name, bytes) in open {
-            berth_monitor::resident_model_bytes(&name, bytes);
+        for (name, &bytes) in &open {
+            berth_monitor::resident_model_bytes(name, bytes);
         }
+        *told = open;
     }
 
     pub(crate) fn retire(&self, old: Arc<LiveRevision>) {
         self.baking.lock().unwrap_or_else(PoisonError::into_inner).push_back((Instant::now(), old));
+    }
+
+    /// Lets go of what is kept of an endpoint for rollbacks.
+    pub(crate) fn forget_baking(&self, name: &Name) {
+        let mut baking = self.baking.lock().unwrap_or_else(PoisonError::into_inner);
+        baking.retain(|(_, old)| old.endpoint != *name);
     }
 
     pub(crate) fn record(&self, name: &Name) -> Result<Option<EndpointRecord>, ControlError> {
@@ -279,7 +317,7 @@ fn kept_bytes(baking: &VecDeque<(Instant, Arc<LiveRevision>)>) -> u64 {
 }
 
 /// Hands freed memory back to the system: glibc keeps what a closed model leaves.
-fn give_memory_back() {
+pub(crate) fn give_memory_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: malloc_trim takes a plain number and may be called from any thread.
     unsafe {

@@ -10,6 +10,8 @@
 //! - `alike`: variants among which chance decides take the same requests
 //! - [`warm_up`]: the request that every variant answers before a revision takes over
 //! - [`draw`]: the draw of an arm from shares
+//! - [`rolling`]: a rollout under way as requests see it
+//! - `rollouts`: what a rollout needs of the host
 //! - [`host`]: the snapshot that requests see, and how it is swapped
 //! - [`control`]: push, apply, rollback, delete
 //! - `resolve`: from an endpoint file to a revision
@@ -27,6 +29,8 @@ mod model_files;
 pub mod prepare;
 pub mod provider;
 mod resolve;
+pub mod rolling;
+mod rollouts;
 mod sink;
 pub mod spec;
 pub mod view;
@@ -37,4 +41,6 @@ pub use error::{ControlError, RequestError};
 pub use host::{Host, HostOptions};
 pub use live::{Incoming, LiveRevision, Metadata, Outcome, PredictionId};
 pub use provider::ProviderSpec;
-pub use spec::{AttributeSource, EndpointSpec, ModelSpec, PolicySpec, VariantSpec};
+pub use rolling::{ArmStatus, Chosen, Endpoint, Exposure, Rolling};
+pub use rollouts::RolloutPolicy;
+pub use spec::{AttributeSource, EndpointSpec, ModelSpec, PolicySpec, RolloutSpec, VariantSpec};

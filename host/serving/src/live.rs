@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::draw::Shares;
 use crate::error::RequestError;
+use crate::rolling::Exposure;
 use crate::sink::VariantSink;
 use crate::spec::AttributeSource;
 use crate::warm_up::WarmUp;
@@ -125,6 +126,8 @@ pub struct Incoming {
     pub trace_context: Option<String>,
     /// Whether the answer must be tensors.
     pub wants_tensors: bool,
+    /// By which arm it counts, while there is a rollout.
+    pub exposure: Option<Exposure>,
 }
 
 /// The host's id of a prediction: a UUID version 7, sortable by time.
@@ -144,7 +147,7 @@ impl PredictionId {
     }
 
     /// Random bits, the same for the same id: what stands for the unit where there is none.
-    fn chance(self) -> u64 {
+    pub(crate) fn chance(self) -> u64 {
         self.0.as_u64_pair().1
     }
 }
@@ -253,7 +256,7 @@ impl LiveRevision {
     }
 
     /// Answers one request.
-    pub async fn answer(&self, incoming: Incoming) -> Outcome<'_> {
+    pub async fn answer(&self, mut incoming: Incoming) -> Outcome<'_> {
         let start = Instant::now();
         let id = PredictionId::new();
         let prediction = id.text();
@@ -270,11 +273,15 @@ impl LiveRevision {
             Err(error) => return Outcome { prediction, variant: None, result: Err(error) },
         };
         let direct = incoming.variant.is_some();
+        let exposure = incoming.exposure.take();
         let result = self.run(variant, incoming, &prediction, start + self.timeout).await;
         if !direct {
             variant
                 .metrics
                 .answered(result.as_ref().err().map(RequestError::reason), start.elapsed());
+            if let Some(exposure) = exposure {
+                exposure.ended(result.as_ref().err(), start.elapsed());
+            }
         }
         Outcome { prediction, variant: Some(&variant.name), result }
     }

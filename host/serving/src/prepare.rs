@@ -327,37 +327,33 @@ impl Workshop {
         Ok(Way::Processor(Box::new(Processing { processor, signature, bindings, sink })))
     }
 
+    /// A policy for a revision, and where its words go. Blocks.
+    pub(crate) fn policy(
+        &self,
+        revision: &Revision,
+        pinned: &Pinned,
+    ) -> Result<(Arc<Policy>, Arc<VariantSink>), ControlError> {
+        let name = pinned.to_string();
+        let component = self.component(pinned)?;
+        check_attributes(revision, &component)?;
+        let sink = VariantSink::new(revision.endpoint.as_str(), "", pinned, &self.traps);
+        let sink = Arc::new(sink);
+        let lines = Arc::clone(&sink);
+        let log = Arc::new(move |level, message: &str| lines.log(level, message));
+        let policy = Policy::new(&self.engines, &component, name.clone(), log);
+        let policy = policy.map_err(|source| ControlError::Plugin { plugin: name, source })?;
+        Ok((Arc::new(policy), sink))
+    }
+
     fn routing(
         &self,
         revision: &Revision,
         pinned: &PinnedPolicy,
         evaluation: Option<Evaluation>,
     ) -> Result<(Routing, Evaluation), ControlError> {
-        let name = pinned.policy.to_string();
-        let component = self.component(&pinned.policy)?;
-        check_attributes(revision, &component)?;
-        let sink = VariantSink::new(revision.endpoint.as_str(), "", &pinned.policy, &self.traps);
-        let sink = Arc::new(sink);
-        let lines = Arc::clone(&sink);
-        let log = Arc::new(move |level, message: &str| lines.log(level, message));
-        let policy = Policy::new(&self.engines, &component, name.clone(), log);
-        let policy =
-            policy.map_err(|source| ControlError::Plugin { plugin: name.clone(), source })?;
-        let policy = Arc::new(policy);
+        let (policy, sink) = self.policy(revision, &pinned.policy)?;
         let observation = Arc::new(observation(revision, &pinned.config));
-        let refused = |source: PolicyError| {
-            if let PolicyError::Trap(trap) = &source {
-                sink.stopped_at_apply(&source, trap, &revision.digest().short());
-            }
-            match source {
-                PolicyError::Config { key, message } => SpecError::new(
-                    dotted("routing.config", &key),
-                    format!("refused by {name}: {message}"),
-                )
-                .into(),
-                source => ControlError::Policy { plugin: name.clone(), source },
-            }
-        };
+        let refused = |source: PolicyError| sink.refused("routing", revision, source);
         let evaluation = match evaluation {
             Some(evaluation) => evaluation,
             None => policy.evaluate(&observation, None).map_err(refused)?,
@@ -432,7 +428,7 @@ fn observation(revision: &Revision, config: &Map<String, Value>) -> Observation 
     }
 }
 
-fn dotted(path: &str, key: &str) -> String {
+pub(crate) fn dotted(path: &str, key: &str) -> String {
     if key.is_empty() { path.to_owned() } else { format!("{path}.{key}") }
 }
 

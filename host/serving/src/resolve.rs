@@ -2,7 +2,8 @@
 //! live revision.
 
 use berth_plugin::Kind;
-use berth_tensor::Digest;
+use berth_tensor::{Digest, Reference};
+use serde_json::{Map, Value};
 
 use crate::catalog::{self, pin};
 use crate::documents::{
@@ -10,7 +11,8 @@ use crate::documents::{
 };
 use crate::error::ControlError;
 use crate::host::Host;
-use crate::spec::{EndpointSpec, PolicySpec, SpecError, VariantSpec};
+use crate::rollouts::PinnedRollout;
+use crate::spec::{EndpointSpec, SpecError, VariantSpec};
 use crate::warm_up::WarmUp;
 
 /// When a request is given up, unless the endpoint says otherwise.
@@ -33,18 +35,34 @@ impl Host {
             routing: spec
                 .routing
                 .as_ref()
-                .map(|routing| self.resolve_policy(routing))
+                .map(|spec| self.resolve_policy("routing", &spec.policy, &spec.config))
                 .transpose()?,
             warm_up: self.resolve_warm_up(spec)?,
             variants: variants?,
         })
     }
 
-    fn resolve_policy(&self, spec: &PolicySpec) -> Result<PinnedPolicy, ControlError> {
-        let found = catalog::resolve::<PluginVersion>(self.store(), &spec.policy);
-        let version = found.map_err(|error| at("routing.policy", error))?;
-        expect_kind(&version, Kind::Policy, "routing.policy")?;
-        Ok(PinnedPolicy { policy: pin(&version), config: spec.config.clone() })
+    /// Fixes the policy of a file's rollout by version and digest.
+    pub(crate) fn resolve_rollout(
+        &self,
+        spec: &EndpointSpec,
+    ) -> Result<Option<PinnedRollout>, ControlError> {
+        let Some(spec) = &spec.rollout else { return Ok(None) };
+        let policy = self.resolve_policy("rollout", &spec.policy, &spec.config)?;
+        Ok(Some(PinnedRollout { policy, max_step: spec.max_step }))
+    }
+
+    fn resolve_policy(
+        &self,
+        table: &str,
+        policy: &Reference,
+        config: &Map<String, Value>,
+    ) -> Result<PinnedPolicy, ControlError> {
+        let key = format!("{table}.policy");
+        let found = catalog::resolve::<PluginVersion>(self.store(), policy);
+        let version = found.map_err(|error| at(&key, error))?;
+        expect_kind(&version, Kind::Policy, &key)?;
+        Ok(PinnedPolicy { policy: pin(&version), config: config.clone() })
     }
 
     fn resolve_warm_up(&self, spec: &EndpointSpec) -> Result<Option<WarmUp>, ControlError> {

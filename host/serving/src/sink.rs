@@ -10,7 +10,10 @@ use berth_monitor::{PluginMetrics, ProcessorMetrics};
 use berth_plugin::{CallError, Level, PolicyError, Sink, Trap, Usage};
 use berth_tensor::Digest;
 
-use crate::documents::Pinned;
+use crate::documents::{Pinned, Revision};
+use crate::error::ControlError;
+use crate::prepare::dotted;
+use crate::spec::SpecError;
 
 /// Lines that a plugin may log in a second, per variant; and as many again about its failures, so
 /// that it cannot hide them behind words of its own.
@@ -151,6 +154,43 @@ impl VariantSink {
         let Self { endpoint, variant, plugin, .. } = self;
         let digest = self.digest.short();
         tracing::warn!(endpoint, variant, plugin, digest, revision, "not ready: {told}");
+    }
+
+    /// A policy gave no evaluation during a rollout, so that its last one stands.
+    pub(crate) fn evaluation_failed(&self, error: &PolicyError, revision: &str) {
+        if !self.takes(&self.failures) {
+            return;
+        }
+        let trap = match error {
+            PolicyError::Trap(trap) => Some(&**trap),
+            _ => None,
+        };
+        let (told, _) = self.told(error, trap, &format!("revision={revision}"));
+        let Self { endpoint, plugin: policy, .. } = self;
+        let digest = self.digest.short();
+        tracing::warn!(endpoint, policy, digest, revision, "its last evaluation stands: {told}");
+    }
+
+    /// A policy gave no decision when a revision was applied: the apply's end. `table` is where the
+    /// endpoint file names it.
+    pub(crate) fn refused(
+        &self,
+        table: &'static str,
+        revision: &Revision,
+        source: PolicyError,
+    ) -> ControlError {
+        if let PolicyError::Trap(trap) = &source {
+            self.stopped_at_apply(&source, trap, &revision.digest().short());
+        }
+        let plugin = self.plugin.clone();
+        match source {
+            PolicyError::Config { key, message } => SpecError::new(
+                dotted(&format!("{table}.config"), &key),
+                format!("refused by {plugin}: {message}"),
+            )
+            .into(),
+            source => ControlError::Policy { table, plugin, source },
+        }
     }
 
     /// Counts a call that the host had to stop.

@@ -43,7 +43,7 @@ pub struct EndpointSpec {
     pub routing: Option<PolicySpec>,
     /// How to move traffic to the next revision; without it the next takes over when it is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rollout: Option<PolicySpec>,
+    pub rollout: Option<RolloutSpec>,
     /// A request that every variant answers before a revision takes over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<WarmUp>,
@@ -189,6 +189,20 @@ pub struct PolicySpec {
     pub config: Map<String, Value>,
 }
 
+/// A policy that moves traffic to the next revision.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolloutSpec {
+    /// The plugin.
+    pub policy: Reference,
+    /// Its configuration.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub config: Map<String, Value>,
+    /// The most of all traffic, above 0 to 1, that one evaluation may move to the next revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_step: Option<f64>,
+}
+
 /// One way to answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -274,11 +288,10 @@ impl EndpointSpec {
                 "several variants need a policy to choose among them, such as policy = \"weighted@1\"",
             ));
         }
-        if self.rollout.is_some() {
-            return Err(SpecError::new(
-                "rollout",
-                "this version of Berth moves all traffic as soon as the revision is ready; leave [rollout] out",
-            ));
+        let max_step = self.rollout.as_ref().and_then(|rollout| rollout.max_step);
+        if let Some(step) = max_step.filter(|step| !(*step > 0.0 && *step <= 1.0)) {
+            let problem = format!("{step} is not above 0 and up to 1");
+            return Err(SpecError::new("rollout.max_step", problem));
         }
         self.warm_up.as_ref().map_or(Ok(()), WarmUp::check)?;
         for (index, variant) in self.variants.iter().enumerate() {
@@ -445,8 +458,10 @@ mod tests {
             check(&format!(r#"{{"name":"e","warm_up":{warm_up},"variants":[{plain}]}}"#), problem);
         }
         check(
-            &format!(r#"{{"name":"e","rollout":{{"policy":"canary@1"}},"variants":[{plain}]}}"#),
-            Some("rollout: "),
+            &format!(
+                r#"{{"name":"e","rollout":{{"policy":"canary@1","max_step":1.5}},"variants":[{plain}]}}"#
+            ),
+            Some("rollout.max_step: 1.5 is not"),
         );
     }
 }

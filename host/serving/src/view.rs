@@ -5,9 +5,10 @@ use berth_tensor::Name;
 use serde::Serialize;
 
 use crate::catalog::read;
-use crate::documents::{ENDPOINT, EndpointRecord, EndpointState, Revision};
+use crate::documents::{ENDPOINT, EndpointRecord, EndpointState, Revision, Rollout};
 use crate::error::ControlError;
 use crate::host::Host;
+use crate::rolling::Endpoint;
 
 /// Changes to an endpoint that its history shows.
 pub(crate) const HISTORY: usize = 200;
@@ -32,6 +33,8 @@ pub struct EndpointView {
     /// Whether the routing policy answered differently on the same input, so that it is not asked
     /// any more and the standing shares decide.
     pub quarantined: bool,
+    /// How traffic moves to the applied revision, or has moved.
+    pub rollout: Option<Rollout>,
 }
 
 /// One step in an endpoint's history.
@@ -95,14 +98,18 @@ impl Host {
 
     fn view(&self, name: Name, record: EndpointRecord) -> Result<EndpointView, ControlError> {
         let snapshot = self.snapshot.load();
+        let live = snapshot.live.get(&name).map(Endpoint::revisions);
+        // Arm 0 of a rollout is the live revision, when it is not stopped.
+        let live = live.and_then(|mut live| (!live.is_empty()).then(|| live.swap_remove(0)));
         let revision = self.revision(record.live.unwrap_or(record.applied))?;
         Ok(EndpointView {
             live: record.live.map(|digest| digest.short()),
             applied: record.applied.short(),
             state: record.state,
             problem: record.problem.or_else(|| snapshot.waiting.get(&name).cloned()),
-            shares: snapshot.live.get(&name).map_or_else(Vec::new, |live| live.shares()),
-            quarantined: snapshot.live.get(&name).is_some_and(|live| live.quarantined()),
+            shares: live.as_ref().map_or_else(Vec::new, |live| live.shares()),
+            quarantined: live.is_some_and(|live| live.quarantined()),
+            rollout: record.rollout,
             revision,
             name,
         })
@@ -117,6 +124,7 @@ fn document_word(state: &EndpointState) -> String {
     match state {
         EndpointState::Preparing => "preparing",
         EndpointState::Live => "live",
+        EndpointState::Rolling => "rolling",
         EndpointState::Failed => "failed",
     }
     .to_owned()

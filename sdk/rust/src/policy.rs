@@ -1,5 +1,6 @@
 //! Policies and routers.
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::bindings::policy::exports::berth::plugin::evaluating;
@@ -47,6 +48,22 @@ impl Plan {
     /// that a newer version of the policy can tell an older plan.
     pub fn empty(schema: &str) -> Self {
         Self { schema: schema.to_owned(), data: Vec::new() }
+    }
+
+    /// A plan that holds a value, as JSON. Of a value that has no JSON form, nothing is kept.
+    pub fn keep<T: Serialize>(schema: &str, value: &T) -> Self {
+        let data = serde_json::to_vec(value).unwrap_or_default();
+        Self { schema: schema.to_owned(), data }
+    }
+
+    /// The value that [`Plan::keep`] has kept under the same schema.
+    pub fn read<T: DeserializeOwned>(&self, schema: &str) -> Result<T, PolicyError> {
+        if self.schema != schema {
+            let message = format!("the plan is {:?}, this version knows {schema:?}", self.schema);
+            return Err(PolicyError::failed(message));
+        }
+        serde_json::from_slice(&self.data)
+            .map_err(|error| PolicyError::failed(format!("the plan does not read: {error}")))
     }
 }
 

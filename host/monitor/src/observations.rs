@@ -1,0 +1,242 @@
+//! What is observed of an arm while a policy decides about it. Counting takes no lock, and threads
+//! that count do not wait for each other.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Buckets of latency for each doubling: neighbours are at most an eighth apart.
+const PER_DOUBLING: u32 = 3;
+
+/// From 0 to 2^32 microseconds, more than the longest timeout.
+const BUCKETS: usize = ((32 - PER_DOUBLING as usize) + 1) << PER_DOUBLING;
+
+/// The most places in which the same is counted.
+const SHARDS: usize = 16;
+
+/// What became of a request, as far as its arm is to be judged by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was answered.
+    Answered,
+    /// It was refused as the caller's fault.
+    Refused,
+    /// It failed by the model's, the plugin's or the host's fault.
+    Failed,
+}
+
+/// What was observed of an arm since its rollout began.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Requests that came to their end.
+    pub requests: u64,
+    /// Of these, those that failed by the model's, the plugin's or the host's fault.
+    pub errors: u64,
+    /// Of these, those that were refused as the caller's fault.
+    pub refused: u64,
+    /// The sum of the latencies of all but the refused, in seconds.
+    pub latency_sum: f64,
+    /// The sum of their squares.
+    pub latency_squares: f64,
+    /// How many of them fell into each bucket that is not empty, ascending.
+    pub latency: Vec<(u16, u64)>,
+}
+
+impl Observed {
+    /// Upper bounds of buckets of latency, in seconds, and how many fell between each and the one
+    /// before: every bucket that is not empty, and one before it where there is a gap.
+    pub fn latencies(&self) -> impl Iterator<Item = (f64, u64)> {
+        let mut last = 0;
+        self.latency.iter().flat_map(move |&(bucket, count)| {
+            let gap = (bucket > last).then(|| (upper_bound(usize::from(bucket) - 1), 0));
+            last = bucket + 1;
+            gap.into_iter().chain([(upper_bound(bucket.into()), count)])
+        })
+    }
+
+    /// The latency within which a part `q`, 0 to 1, of the requests came to their end, in seconds.
+    pub fn quantile(&self, q: f64) -> Option<f64> {
+        let total: u64 = self.latency.iter().map(|&(_, count)| count).sum();
+        let rank = ((q * total as f64).ceil() as u64).max(1);
+        let mut seen = 0;
+        self.latencies()
+            .find(|&(_, count)| {
+                seen += count;
+                seen >= rank
+            })
+            .map(|(bound, _)| bound)
+    }
+}
+
+/// The counters of one arm.
+pub struct Observations {
+    /// What had been observed before the host was started.
+    before: Observed,
+    shards: Box<[Shard]>,
+}
+
+/// On cache lines of its own.
+#[repr(align(128))]
+struct Shard {
+    requests: AtomicU64,
+    errors: AtomicU64,
+    refused: AtomicU64,
+    micros: AtomicU64,
+    /// An f64, in seconds squared.
+    squares: AtomicU64,
+    latency: [AtomicU64; BUCKETS],
+}
+
+impl Shard {
+    fn new() -> Self {
+        Self {
+            requests: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            micros: AtomicU64::new(0),
+            squares: AtomicU64::new(0),
+            latency: [const { AtomicU64::new(0) }; BUCKETS],
+        }
+    }
+}
+
+impl Observations {
+    /// Goes on from what had been observed.
+    pub fn new(before: Observed) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let shards = cores.next_power_of_two().min(SHARDS);
+        Self { before, shards: (0..shards).map(|_| Shard::new()).collect() }
+    }
+
+    /// A request came to its end after `latency`.
+    pub fn note(&self, end: End, latency: Duration) {
+        let shard = &self.shards[this_thread() % self.shards.len()];
+        shard.requests.fetch_add(1, Relaxed);
+        match end {
+            End::Refused => {
+                shard.refused.fetch_add(1, Relaxed);
+                return;
+            }
+            End::Failed => {
+                shard.errors.fetch_add(1, Relaxed);
+            }
+            End::Answered => {}
+        }
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        shard.micros.fetch_add(micros, Relaxed);
+        let seconds = latency.as_secs_f64();
+        let add = |sum: u64| Some((f64::from_bits(sum) + seconds * seconds).to_bits());
+        // Always given, so never refused.
+        let _ = shard.squares.fetch_update(Relaxed, Relaxed, add);
+        shard.latency[bucket(micros)].fetch_add(1, Relaxed);
+    }
+
+    /// What was observed until now.
+    pub fn total(&self) -> Observed {
+        let sum = |of: fn(&Shard) -> &AtomicU64| -> u64 {
+            self.shards.iter().map(|shard| of(shard).load(Relaxed)).sum()
+        };
+        let squares = self.shards.iter().map(|shard| f64::from_bits(shard.squares.load(Relaxed)));
+        let before = &self.before;
+        let mut latency = [0; BUCKETS];
+        for &(bucket, count) in &before.latency {
+            if let Some(total) = latency.get_mut(usize::from(bucket)) {
+                *total += count;
+            }
+        }
+        for shard in &self.shards {
+            for (total, count) in latency.iter_mut().zip(&shard.latency) {
+                *total += count.load(Relaxed);
+            }
+        }
+        let latency = (0..).zip(latency).filter(|&(_, count)| count > 0).collect();
+        Observed {
+            requests: before.requests + sum(|shard| &shard.requests),
+            errors: before.errors + sum(|shard| &shard.errors),
+            refused: before.refused + sum(|shard| &shard.refused),
+            latency_sum: before.latency_sum + sum(|shard| &shard.micros) as f64 / 1e6,
+            latency_squares: before.latency_squares + squares.sum::<f64>(),
+            latency,
+        }
+    }
+}
+
+/// A number of this thread's own.
+fn this_thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: Cell<usize> = Cell::new(NEXT.fetch_add(1, Relaxed));
+    }
+    NUMBER.get()
+}
+
+/// The bucket of so many microseconds.
+fn bucket(micros: u64) -> usize {
+    let micros = micros.min(u64::from(u32::MAX));
+    let doubling = 63u32.saturating_sub(micros.leading_zeros());
+    if doubling < PER_DOUBLING {
+        return micros as usize;
+    }
+    let part = (micros >> (doubling - PER_DOUBLING)) & ((1 << PER_DOUBLING) - 1);
+    (((doubling - PER_DOUBLING + 1) as usize) << PER_DOUBLING) + part as usize
+}
+
+/// Where a bucket ends, in seconds.
+fn upper_bound(bucket: usize) -> f64 {
+    let (doubling, part) = (bucket >> PER_DOUBLING, bucket & ((1 << PER_DOUBLING) - 1));
+    let micros = match doubling {
+        0 => part as u64 + 1,
+        _ => ((1u64 << PER_DOUBLING) + part as u64 + 1) << (doubling - 1),
+    };
+    micros as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_ends_above_what_falls_into_it_and_by_an_eighth_at_most() {
+        let mut last = 0;
+        for micros in (0..5000).chain((5000..1 << 32).step_by(9_999_991)).chain([u64::MAX]) {
+            let bucket = bucket(micros);
+            assert!(bucket < BUCKETS && bucket >= last, "{micros}");
+            last = bucket;
+            let (micros, bound) = (micros.min(u64::from(u32::MAX)), upper_bound(bucket) * 1e6);
+            let most = (micros as f64 * 1.125 + 1.0).ceil();
+            assert!(bound > micros as f64 && bound <= most, "{micros} is below {bound}");
+        }
+    }
+
+    #[test]
+    fn what_is_counted_is_told_and_gone_on_with() {
+        let arm = Observations::new(Observed::default());
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        arm.note(End::Answered, Duration::from_millis(4));
+                    }
+                    arm.note(End::Failed, Duration::from_secs(1));
+                    arm.note(End::Refused, Duration::from_secs(9));
+                });
+            }
+        });
+        let first = arm.total();
+        assert_eq!((first.requests, first.errors, first.refused), (8016, 8, 8));
+        assert!((first.latency_sum - 40.0).abs() < 1e-6, "{first:?}");
+        assert!((first.latency_squares - 8.128).abs() < 1e-6, "{first:?}");
+        assert_eq!(first.latencies().map(|(_, count)| count).collect::<Vec<_>>(), [0, 8000, 0, 8]);
+        let (half, all) = (first.quantile(0.5).unwrap(), first.quantile(1.0).unwrap());
+        assert!((0.004..0.0046).contains(&half) && (1.0..1.13).contains(&all), "{half} {all}");
+        assert_eq!(Observed::default().quantile(0.5), None);
+
+        let next = Observations::new(first.clone());
+        next.note(End::Answered, Duration::from_millis(4));
+        let second = next.total();
+        assert_eq!((second.requests, second.errors), (8017, 8));
+        assert_eq!(second.latencies().map(|(_, count)| count).collect::<Vec<_>>(), [0, 8001, 0, 8]);
+    }
+}

@@ -1,0 +1,129 @@
+//! What follows from an evaluation, within the operator's bounds. Plain values in and out.
+
+use std::time::Duration;
+
+use berth_monitor::Observed;
+use berth_plugin::{Evaluation, Phase};
+use berth_serving::documents::{Order, Outcome, Rollout};
+use berth_serving::rolling::ARMS;
+
+/// The shortest and the longest time to the next evaluation.
+const TICK: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(3600)];
+
+/// When to evaluate again where a share is on its way by the operator's steps, in milliseconds.
+const CAPPED: u64 = 1000;
+
+/// By so much the shortest time grows with each decision of a rollout that was committed, so that a
+/// policy that changes its mind without end fills the store more and more slowly.
+const BY_DECISION: Duration = Duration::from_millis(5);
+
+/// The most bytes of a policy's message that are kept.
+const MESSAGE: usize = 500;
+
+/// What is kept of a rollout after an evaluation, and whether it was decided anything: another share,
+/// state, plan or phase. Words alone decide nothing.
+pub fn after(rollout: &Rollout, evaluation: &Evaluation) -> Option<Rollout> {
+    let mut next = rollout.clone();
+    next.share = within(rollout.share, asked(evaluation), rollout.max_step);
+    let outcome = match evaluation.phase {
+        Phase::Succeeded if next.share >= 1.0 => Some(Outcome::Promoted),
+        Phase::Failed => Some(Outcome::Aborted),
+        _ => None,
+    };
+    next.order = outcome.map(|outcome| Order {
+        outcome,
+        who: rollout.policy.policy.to_string(),
+        why: message(evaluation).to_owned(),
+    });
+    let same = rollout.evaluation.as_ref().is_some_and(|before| {
+        (&before.arms, &before.plan, before.phase)
+            == (&evaluation.arms, &evaluation.plan, evaluation.phase)
+    });
+    if !same {
+        next.evaluation = Some(evaluation.clone());
+    }
+    (next != *rollout).then_some(next)
+}
+
+/// The share of the next revision that an evaluation asks for.
+fn asked(evaluation: &Evaluation) -> f64 {
+    match evaluation.phase {
+        Phase::Succeeded => 1.0,
+        Phase::Failed => 0.0,
+        Phase::Steady | Phase::Progressing | Phase::Holding => {
+            let weights = evaluation.weights(ARMS.len());
+            weights[1] / weights.iter().sum::<f64>()
+        }
+    }
+}
+
+/// The share of the next revision that is in force when `asked` is asked for: it rises by at most
+/// `most`, and falls at once.
+fn within(now: f64, asked: f64, most: Option<f64>) -> f64 {
+    match most {
+        // Steps that add up to the whole do so exactly.
+        Some(most) if asked > now + most => ((now + most) * 1e9).round() / 1e9,
+        _ => asked,
+    }
+}
+
+/// When to evaluate again with this `share` in force. Without a wish of the policy's, when something
+/// changes, or soon where it has not yet got what it asks for.
+pub fn next_tick(evaluation: Option<&Evaluation>, share: f64, decisions: u32) -> Duration {
+    let [least, most] = TICK;
+    let wish = evaluation.and_then(|evaluation| {
+        let capped = asked(evaluation) > share;
+        evaluation.next_tick_ms.or(capped.then_some(CAPPED))
+    });
+    let least = least.max(BY_DECISION * decisions).min(most);
+    wish.map_or(most, |wish| Duration::from_millis(wish).clamp(least, most))
+}
+
+/// Why, with the numbers that it was decided on.
+pub fn reason(words: &str, share: f64, observed: &[Observed; 2]) -> String {
+    let shares = [1.0 - share, share];
+    let arm = |at: usize| {
+        let Observed { requests, errors, refused, .. } = observed[at];
+        let latency = |q: f64| {
+            observed[at].quantile(q).map_or("no time".into(), |s| format!("{:.1} ms", s * 1e3))
+        };
+        format!(
+            "{} {:.2} %: {requests} requests, {errors} errors, {refused} refused, half in {}, 99 % in {}",
+            ARMS[at],
+            shares[at] * 100.0,
+            latency(0.5),
+            latency(0.99),
+        )
+    };
+    format!("{words} [{}; {}]", arm(0), arm(1))
+}
+
+/// An evaluation's message, cut short.
+pub fn message(evaluation: &Evaluation) -> &str {
+    let message = &evaluation.message;
+    &message[..message.floor_char_boundary(MESSAGE)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_rises_by_steps_and_falls_at_once() {
+        for (now, asked, most, expected) in [
+            (0.0, 1.0, None, 1.0),
+            (0.0, 1.0, Some(0.25), 0.25),
+            (0.25, 0.3, Some(0.25), 0.3),
+            (0.9, 1.0, Some(0.1), 1.0),
+            (0.9, 0.0, Some(0.1), 0.0),
+            (0.5, 0.5, Some(0.1), 0.5),
+        ] {
+            assert_eq!(within(now, asked, most), expected, "{now} {asked} {most:?}");
+        }
+        let mut share = 0.0;
+        for _ in 0..10 {
+            share = within(share, 1.0, Some(0.1));
+        }
+        assert_eq!(share, 1.0);
+    }
+}

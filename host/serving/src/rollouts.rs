@@ -1,0 +1,348 @@
+//! What a rollout needs of the host: to begin, to be gone on with after a restart, to commit what was
+//! decided, to make an arm ready or let go of it, to end.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use berth_monitor::Observed;
+use berth_plugin::{ArmState, Evaluation, Observation, Plan, Policy, PolicyError};
+use berth_store::{Change, Note};
+use berth_tensor::{Digest, Name};
+
+use crate::catalog::{document, now_ms, read};
+use crate::control::Applied;
+use crate::documents::{
+    ENDPOINT, EndpointRecord, EndpointState, OBSERVED, Outcome, PinnedPolicy, REVISION, Revision,
+    Rollout,
+};
+use crate::error::ControlError;
+use crate::host::{Host, give_memory_back};
+use crate::live::LiveRevision;
+use crate::prepare::blocking;
+use crate::rolling::{Arm, Endpoint, Rolling};
+use crate::sink::VariantSink;
+use crate::view::no_endpoint;
+
+/// A rollout as an endpoint file asks for it, its policy fixed by digest.
+pub(crate) struct PinnedRollout {
+    pub(crate) policy: PinnedPolicy,
+    pub(crate) max_step: Option<f64>,
+}
+
+/// The policy of a rollout that is under way.
+pub struct RolloutPolicy {
+    policy: Arc<Policy>,
+    sink: Arc<VariantSink>,
+    /// The next revision's id, for the log.
+    revision: String,
+}
+
+impl RolloutPolicy {
+    /// Decides anew, twice over. A failure is counted and logged. Blocks.
+    pub fn evaluate(
+        &self,
+        endpoint: &Name,
+        observation: Observation,
+        plan: Option<&Plan>,
+    ) -> Result<Evaluation, PolicyError> {
+        let evaluated = self.policy.evaluate(&Arc::new(observation), plan);
+        if let Err(error) = &evaluated {
+            let policy = self.sink.plugin();
+            berth_monitor::policy_failed(endpoint.as_str(), policy, error.reason());
+            self.sink.evaluation_failed(error, &self.revision);
+        }
+        evaluated
+    }
+}
+
+impl PinnedRollout {
+    fn begun(self, arms: [Digest; 2]) -> Rollout {
+        Rollout {
+            arms,
+            policy: self.policy,
+            max_step: self.max_step,
+            started_ms: now_ms(),
+            paused: false,
+            share: 0.0,
+            evaluation: None,
+            order: None,
+        }
+    }
+}
+
+impl Host {
+    /// The rollouts under way.
+    pub fn rollouts(&self) -> Vec<Arc<Rolling>> {
+        let snapshot = self.snapshot.load();
+        let rolling = snapshot.live.values().filter_map(|endpoint| match endpoint {
+            Endpoint::Rolling(rolling) => Some(Arc::clone(rolling)),
+            Endpoint::Live(_) => None,
+        });
+        rolling.collect()
+    }
+
+    /// Waits until a rollout has begun or was restored.
+    pub async fn rollout_begun(&self) {
+        self.begun.notified().await;
+    }
+
+    /// The last rollout of an endpoint, and where the endpoint stands.
+    pub fn last_rollout(&self, name: &Name) -> Result<(EndpointRecord, Rollout), ControlError> {
+        let record = self.record(name)?.ok_or_else(|| no_endpoint(name))?;
+        let rollout = record.rollout.clone().ok_or_else(|| {
+            ControlError::NotFound(format!(
+                "the last revision of endpoint {name} took over without a rollout: [rollout] in its file asks for one"
+            ))
+        })?;
+        Ok((record, rollout))
+    }
+
+    /// What was observed of the arms of an endpoint's last rollout, as far as it was committed.
+    pub fn last_observed(&self, name: &Name) -> Result<[Observed; 2], ControlError> {
+        let found = self.store().get(OBSERVED, name.as_str())?;
+        let found = found.map(|found| read(OBSERVED, name.as_str(), found.document));
+        Ok(found.transpose()?.unwrap_or_default())
+    }
+
+    /// The policy of a rollout. Blocks while it is compiled, when it has not been yet.
+    pub fn rollout_policy(
+        &self,
+        rolling: &Rolling,
+        rollout: &Rollout,
+    ) -> Result<RolloutPolicy, ControlError> {
+        let next = self.revision(rolling.revision(1))?;
+        let (policy, sink) = self.workshop.policy(&next, &rollout.policy.policy)?;
+        Ok(RolloutPolicy { policy, sink, revision: rolling.revision(1).short() })
+    }
+
+    /// Changes and commits what is kept of a rollout, with what was observed until then; only when
+    /// something changes. None when the rollout is over.
+    pub fn commit_rollout(
+        &self,
+        rolling: &Rolling,
+        note: &Note,
+        change: impl FnOnce(&mut Rollout),
+    ) -> Result<Option<Rollout>, ControlError> {
+        let _alone = self.record_lock();
+        let Some((mut record, before)) = self.rolling_record(rolling)? else { return Ok(None) };
+        let mut rollout = before.clone();
+        change(&mut rollout);
+        if rollout != before {
+            record.rollout = Some(rollout.clone());
+            self.commit_with_observed(rolling, &record, note)?;
+        }
+        Ok(Some(rollout))
+    }
+
+    /// Commits what was observed of a rollout until now.
+    pub fn commit_observed(&self, rolling: &Rolling) -> Result<(), ControlError> {
+        let _alone = self.record_lock();
+        if self.rolling_record(rolling)?.is_some() {
+            let note = Note { who: "berth".into(), why: "observed".into() };
+            self.store().commit(None, &[observed(rolling)?], &note)?;
+        }
+        Ok(())
+    }
+
+    /// Makes an arm ready, unless it is or is on its way. Its rollout is woken when that is done.
+    pub fn prepare_arm(self: &Arc<Self>, rolling: &Arc<Rolling>, arm: usize) {
+        if rolling.begin(arm) {
+            let (host, rolling) = (Arc::clone(self), Arc::clone(rolling));
+            tokio::spawn(async move { host.put_arm(&rolling, arm).await });
+        }
+    }
+
+    /// Takes an arm out of the way of requests. What it holds is free once they are done.
+    pub fn stop_arm(&self, rolling: &Rolling, arm: usize) {
+        if rolling.take(arm).is_some() {
+            self.forget_baking(rolling.endpoint());
+            self.note_resident();
+        }
+    }
+
+    /// Ends a rollout: the revision of the outcome serves alone. False when it is not ready to.
+    pub fn end_rollout(
+        &self,
+        rolling: &Rolling,
+        outcome: Outcome,
+        note: &Note,
+    ) -> Result<bool, ControlError> {
+        let winner = match outcome {
+            Outcome::Promoted => 1,
+            Outcome::Aborted => 0,
+        };
+        let _alone = self.record_lock();
+        let Some((mut record, mut rollout)) = self.rolling_record(rolling)? else {
+            return Ok(true);
+        };
+        let Some((revision, evaluation)) = rolling.ready(winner) else { return Ok(false) };
+        rollout.share = winner as f64;
+        record.rollout = Some(rollout);
+        match outcome {
+            Outcome::Promoted => {
+                record.live = Some(revision.digest);
+                record.state = EndpointState::Live;
+                record.evaluation = evaluation;
+            }
+            Outcome::Aborted => {
+                record.state = EndpointState::Failed;
+                record.problem = Some(note.why.clone());
+            }
+        }
+        self.commit_with_observed(rolling, &record, note)?;
+        self.change(|snapshot| {
+            snapshot.live.insert(rolling.endpoint().clone(), Endpoint::Live(revision));
+        });
+        if let Some((loser, _)) = rolling.take(1 - winner) {
+            self.retire(loser);
+        }
+        self.note_resident();
+        berth_monitor::rollout_share(rolling.endpoint().as_str(), 0.0);
+        berth_monitor::rollout_ended(rolling.endpoint().as_str(), outcome.word());
+        Ok(true)
+    }
+
+    /// Begins a rollout from the live revision to `next`. A policy that refuses its configuration or
+    /// gives no evaluation is refused, and nothing is changed.
+    pub(crate) async fn begin_rollout(
+        self: &Arc<Self>,
+        live: Arc<LiveRevision>,
+        next: Revision,
+        asked: PinnedRollout,
+        note: Note,
+        mut applied: Applied,
+    ) -> Result<Applied, ControlError> {
+        let host = Arc::clone(self);
+        blocking(move || {
+            let digest = next.digest();
+            let rollout = asked.begun([live.digest, digest]);
+            let rolling = Rolling::new(&rollout, &next, Default::default());
+            host.try_policy(&rolling, &rollout, &next)?;
+            let name = next.endpoint.clone();
+            let _alone = host.record_lock();
+            let evaluation = host.record(&name)?.and_then(|record| record.evaluation);
+            let record = EndpointRecord {
+                live: Some(live.digest),
+                applied: digest,
+                state: EndpointState::Rolling,
+                problem: None,
+                evaluation: evaluation.clone(),
+                rollout: Some(rollout),
+            };
+            let changes = [
+                Change::put(REVISION, digest.to_string(), document(&next)?),
+                Change::put(ENDPOINT, name.as_str(), document(&record)?),
+                observed(&rolling)?,
+            ];
+            host.store().commit(None, &changes, &note)?;
+            rolling.put(0, Arm::Ready(live, evaluation));
+            host.change(|snapshot| {
+                snapshot.live.insert(name, Endpoint::Rolling(Arc::new(rolling)));
+            });
+            host.begun.notify_one();
+            applied.state = EndpointState::Rolling;
+            Ok(applied)
+        })
+        .await
+    }
+
+    /// Goes on with a rollout after a restart: with the arms and the share that were committed last.
+    pub(crate) async fn restore_rollout(
+        &self,
+        name: &Name,
+        rollout: &Rollout,
+    ) -> Result<(), ControlError> {
+        let next = self.revision(rollout.arms[1])?;
+        let rolling = Arc::new(Rolling::new(rollout, &next, self.last_observed(name)?));
+        for (arm, wanted) in rollout.wanted().into_iter().enumerate() {
+            if wanted != ArmState::Stopped && rolling.begin(arm) {
+                self.put_arm(&rolling, arm).await;
+            }
+        }
+        self.change(|snapshot| {
+            snapshot.waiting.remove(name);
+            snapshot.live.insert(name.clone(), Endpoint::Rolling(rolling));
+        });
+        self.begun.notify_one();
+        Ok(())
+    }
+
+    /// Evaluates the policy of a rollout that begins at the same time as its endpoint, and so never.
+    pub(crate) fn try_rollout(
+        &self,
+        asked: PinnedRollout,
+        next: &Revision,
+    ) -> Result<(), ControlError> {
+        let rollout = asked.begun([next.digest(); 2]);
+        self.try_policy(&Rolling::new(&rollout, next, Default::default()), &rollout, next)
+    }
+
+    /// Evaluates a policy once, as it would be when its rollout begins.
+    fn try_policy(
+        &self,
+        rolling: &Rolling,
+        rollout: &Rollout,
+        next: &Revision,
+    ) -> Result<(), ControlError> {
+        let (policy, sink) = self.workshop.policy(next, &rollout.policy.policy)?;
+        let observation = Arc::new(rolling.observation(rollout, &rolling.observed()));
+        let evaluated = policy.evaluate(&observation, None);
+        evaluated.map(drop).map_err(|source| sink.refused("rollout", next, source))
+    }
+
+    /// Held while an endpoint's record is read, changed and committed, and the snapshot follows.
+    pub(crate) fn record_lock(&self) -> MutexGuard<'_, ()> {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn put_arm(&self, rolling: &Rolling, arm: usize) {
+        // What was stopped before it has just been freed.
+        give_memory_back();
+        let prepared = async {
+            let revision = self.revision(rolling.revision(arm))?;
+            if arm == 1 {
+                return self.try_out(&revision).await;
+            }
+            let evaluation = self.record(rolling.endpoint())?.and_then(|record| record.evaluation);
+            self.workshop.prepare(&revision, evaluation).await
+        };
+        let state = match prepared.await {
+            Ok((revision, evaluation)) => Arm::Ready(Arc::new(revision), evaluation),
+            Err(error) => {
+                let (endpoint, revision) = (rolling.endpoint().as_str(), rolling.revision(arm));
+                let problem = error.first_line();
+                tracing::warn!(endpoint, revision = revision.short(), "not ready: {problem}");
+                Arm::Broken(error.to_string())
+            }
+        };
+        rolling.put(arm, state);
+        self.note_resident();
+    }
+
+    /// The record of a rollout that is under way.
+    fn rolling_record(
+        &self,
+        rolling: &Rolling,
+    ) -> Result<Option<(EndpointRecord, Rollout)>, ControlError> {
+        let Some(record) = self.record(rolling.endpoint())? else { return Ok(None) };
+        let rollout = record
+            .rollout
+            .clone()
+            .filter(|rollout| record.state == EndpointState::Rolling && rolling.is(rollout));
+        Ok(rollout.map(|rollout| (record, rollout)))
+    }
+
+    fn commit_with_observed(
+        &self,
+        rolling: &Rolling,
+        record: &EndpointRecord,
+        note: &Note,
+    ) -> Result<(), ControlError> {
+        let put = Change::put(ENDPOINT, rolling.endpoint().as_str(), document(record)?);
+        self.store().commit(None, &[put, observed(rolling)?], note)?;
+        Ok(())
+    }
+}
+
+fn observed(rolling: &Rolling) -> Result<Change, ControlError> {
+    Ok(Change::put(OBSERVED, rolling.endpoint().as_str(), document(&rolling.observed())?))
+}
