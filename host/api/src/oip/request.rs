@@ -213,8 +213,10 @@ fn datatype(scan: &mut Scanner<'_>) -> Scanned<DataType> {
     })
 }
 
-/// The names of the outputs asked for, and for each that says so whether it is to be binary.
-fn requested_outputs(scan: &mut Scanner<'_>) -> Scanned<(Vec<String>, Vec<(String, bool)>)> {
+/// The names of outputs asked for, and of those that say so whether they are to be binary.
+type Asked = (Vec<String>, Vec<(String, bool)>);
+
+fn requested_outputs(scan: &mut Scanner<'_>) -> Scanned<Asked> {
     let (mut names, mut binary) = (Vec::<String>::new(), Vec::new());
     scan.array("\"outputs\"", |scan| {
         let (mut name, mut parameters) = (None, None);

@@ -101,16 +101,27 @@ async fn what_is_slow_for_some_inputs_leaves_its_callers_thread() {
     };
     // The second time it takes twice as long until it is trusted again.
     for untrusted in [60, 120] {
-        while !stays(&quick).await {
-            answers(&model).await;
+        let mut leaves = false;
+        // A run that the system interrupts just before looks slow, and then a slow one is no surprise.
+        for _ in 0..5 {
+            while !stays(&quick).await {
+                answers(&model).await;
+            }
+            // It would hold its caller's thread until its time is up.
+            assert!(!stays(&forever).await);
+            while !stays(&quick).await {
+                answers(&model).await;
+            }
+            // One that takes long all the same has its answer.
+            assert_eq!(run(&model, &count(2 * SLOW), &[]).await.map(drop), Ok(()));
+            for _ in 0..untrusted {
+                answers(&model).await;
+            }
+            leaves = !stays(&quick).await;
+            if leaves {
+                break;
+            }
         }
-        // It would hold its caller's thread until its time is up.
-        assert!(!stays(&forever).await);
-        // One that takes long all the same has its answer.
-        assert_eq!(run(&model, &count(2 * SLOW), &[]).await.map(drop), Ok(()));
-        for _ in 0..untrusted {
-            answers(&model).await;
-        }
-        assert!(!stays(&quick).await);
+        assert!(leaves, "trusted again after {untrusted} quick runs");
     }
 }
