@@ -122,9 +122,10 @@ pub fn proportion(observed: Proportion, alpha: Alpha) -> Interval {
 }
 
 /// The difference of two rates, exact for any number, none of many included, and however shares were
-/// decided on, as long as rates stay what they are: for guardrails under a bandit. A difference is excluded once the mixtures of both arms, as
-/// in [`proportion`], exceed the likelihood of any two rates that differ by it 1/alpha-fold
-/// (universal inference: Wasserman, Ramdas and Balakrishnan 2020, PNAS 117:16880).
+/// decided on, as long as rates stay what they are: for guardrails under a bandit. A difference is
+/// excluded once the mixtures of both arms, as in [`proportion`], exceed the likelihood of any two
+/// rates that differ by it 1/alpha-fold (universal inference: Wasserman, Ramdas and Balakrishnan
+/// 2020, PNAS 117:16880).
 pub fn proportions_exact(baseline: Proportion, candidate: Proportion, alpha: Alpha) -> Comparison {
     let observed = candidate.rate() - baseline.rate();
     if !observed.is_finite() {
