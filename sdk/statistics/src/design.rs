@@ -16,9 +16,9 @@ pub struct Design {
 
 impl Design {
     /// Units of both arms together for [`fixed::means`](crate::fixed::means) to find a difference:
-    /// (z₁₋α⸝₂ + z_power)² σ² (1/share + 1/(1 − share)) / effect² + z²₁₋α⸝₂ / 2, the last for Student's
-    /// t (Guenther 1981, The American Statistician 35:243). `None` when the standard deviation is
-    /// none, or there are more than can be counted.
+    /// (z₁₋α⸝₂ + z_power)² σ² (1/share + 1/(1 − share)) / effect² + z²₁₋α⸝₂ / 2, the last for
+    /// Student's t (Guenther 1981, The American Statistician 35:243). `None` when the standard
+    /// deviation is none, or there are more than can be counted.
     pub fn means(&self, standard_deviation: f64, effect: Effect) -> Option<u64> {
         let (reach, power) = self.quantiles();
         let error = effect.value() / (reach + power);
@@ -26,11 +26,11 @@ impl Design {
         whole(each / (error * error) + 0.5 * reach * reach)
     }
 
-    /// Units of both arms together for [`fixed::proportions`](crate::fixed::proportions) to tell two
-    /// rates apart: (z₁₋α⸝₂ √(p̄(1 − p̄)(1/share + 1/(1 − share))) +
-    /// z_power √(p′(1 − p′)/share + p(1 − p)/(1 − share)))² / (p′ − p)² with p̄ the rate of both
-    /// together (Fleiss, Levin and Paik 2003, Statistical Methods for Rates and Proportions, chapter
-    /// 4). `None` when the rates are equal or no rates.
+    /// Units of both arms together for [`fixed::proportions`](crate::fixed::proportions) to tell
+    /// two rates apart: (z₁₋α⸝₂ √(p̄(1 − p̄)(1/share + 1/(1 − share))) + z_power S)² / (p′ − p)² with
+    /// p̄ the rate of both together and S² = p′(1 − p′)/share + p(1 − p)/(1 − share) (Fleiss, Levin
+    /// and Paik 2003, Statistical Methods for Rates and Proportions, chapter 4). `None` when the
+    /// rates are equal or no rates.
     pub fn proportions(&self, baseline: f64, candidate: f64) -> Option<u64> {
         let (reach, power) = self.quantiles();
         let share = self.share.value();
@@ -42,14 +42,15 @@ impl Design {
         whole(total * total)
     }
 
-    /// The most units of both arms together that [`sequential::means`] takes to find a difference, when
-    /// it looks all the time and is tuned to it ([`sequential::power`]); on average it takes fewer.
+    /// The most units of both arms together that [`sequential::means`] takes to find a difference,
+    /// when it looks all the time and is tuned to it ([`sequential::power`]); on average it takes
+    /// fewer.
     pub fn sequential_means(&self, standard_deviation: f64, effect: Effect) -> Option<u64> {
         self.sequential(self.of_one(standard_deviation, standard_deviation)?, effect)
     }
 
-    /// The most units of both arms together that [`sequential::proportions`] takes to tell two rates
-    /// apart, likewise.
+    /// The most units of both arms together that [`sequential::proportions`] takes to tell two
+    /// rates apart, likewise.
     pub fn sequential_proportions(&self, baseline: f64, candidate: f64) -> Option<u64> {
         let deviation = |rate: f64| (rate * (1.0 - rate)).sqrt();
         let each = self.of_one(deviation(baseline), deviation(candidate))?;

@@ -1,8 +1,8 @@
 //! Distributions, as far as the tests need them.
 //!
-//! The incomplete beta function is why they are not a crate's: statrs 0.18 ends its continued fraction
-//! after 140 turns, and has −0.55 for the half that it is at 5·10⁷ successes and failures. They come
-//! to the same bits natively and in a component: logarithms and exponentials are libm's.
+//! The incomplete beta function is why they are not a crate's: statrs 0.18 ends its continued
+//! fraction after 140 turns, and has −0.55 for the half that it is at 5·10⁷ successes and failures.
+//! They come to the same bits natively and in a component: logarithms and exponentials are libm's.
 
 use std::f64::consts::{SQRT_2, TAU};
 

@@ -67,9 +67,10 @@ pub fn proportion(observed: Proportion, alpha: Alpha) -> Interval {
 }
 
 /// The difference of two rates by the score test, which also works for none of many: an assumed
-/// difference is excluded when z = (observed − assumed) / √(p(1−p)/n + p′(1−p′)/n′) is beyond alpha,
-/// with the rates p and p′ that are most likely under it (Mee 1984, Biometrics 40:1175; method 5 of
-/// Newcombe 1998, Statistics in Medicine 17:873). The p-value is that of the pooled z-test.
+/// difference is excluded when z = (observed − assumed) / √(p(1−p)/n + p′(1−p′)/n′) is beyond
+/// alpha, with the rates p and p′ that are most likely under it (Mee 1984, Biometrics 40:1175;
+/// method 5 of Newcombe 1998, Statistics in Medicine 17:873). The p-value is that of the pooled
+/// z-test.
 pub fn proportions(baseline: Proportion, candidate: Proportion, alpha: Alpha) -> Comparison {
     let observed = candidate.rate() - baseline.rate();
     if !observed.is_finite() {
@@ -94,8 +95,8 @@ pub fn proportions(baseline: Proportion, candidate: Proportion, alpha: Alpha) ->
 /// What a difference of rates can be.
 pub(crate) const DIFFERENCES: Interval = Interval { lower: -1.0, upper: 1.0 };
 
-/// Where a quantile lies, by the order of the values alone: below a bound when so many values are at
-/// or below it that the binomial distribution gives that or more at most alpha / 2, above it
+/// Where a quantile lies, by the order of the values alone: below a bound when so many values are
+/// at or below it that the binomial distribution gives that or more at most alpha / 2, above it
 /// likewise (David and Nagaraja 2003, Order Statistics, chapter 7). Bounds are those of buckets.
 pub fn quantile(observed: &Buckets, quantile: Quantile, alpha: Alpha) -> Interval {
     let (q, each) = (quantile.value(), 0.5 * alpha.value());

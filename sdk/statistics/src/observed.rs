@@ -1,8 +1,8 @@
 //! What was observed, as sums: how much it is does not depend on how many requests there were.
 //!
 //! A **unit** is what was assigned to an arm at random: a user where assignment is sticky, else a
-//! request. Units are independent, the requests of one unit are not; so every count of units here is
-//! of units, and what a unit did several times is summed up first.
+//! request. Units are independent, the requests of one unit are not; so every count of units here
+//! is of units, and what a unit did several times is summed up first.
 
 use std::ops::Sub;
 
@@ -32,8 +32,8 @@ impl Estimate {
 impl Sub for Estimate {
     type Output = Self;
 
-    /// The difference of two that are independent, such as those of two arms; it stands on the fewer
-    /// units.
+    /// The difference of two that are independent, such as those of two arms; it stands on the
+    /// fewer units.
     fn sub(self, other: Self) -> Self {
         Self {
             value: self.value - other.value,

@@ -10,10 +10,10 @@ pub struct OffPolicy {
 }
 
 impl OffPolicy {
-    /// Adds a decision: the probability with which its arm was taken, that with which the other policy
-    /// would have taken it, and what it earned. A decision with a propensity that is not above 0, or
-    /// anything that is no number, makes every estimate unknown: what could not have been logged cannot
-    /// be weighed.
+    /// Adds a decision: the probability with which its arm was taken, that with which the other
+    /// policy would have taken it, and what it earned. A decision with a propensity that is not
+    /// above 0, or anything that is no number, makes every estimate unknown: what could not have
+    /// been logged cannot be weighed.
     pub fn add(&mut self, propensity: f64, target: f64, reward: f64) {
         let weight = if propensity > 0.0 && target >= 0.0 { target / propensity } else { f64::NAN };
         self.sums.add(weight * reward, weight);
@@ -31,13 +31,15 @@ impl OffPolicy {
         moments.estimate()
     }
 
-    /// Weighted rewards by weights: a little biased for few decisions, and mostly the closer one. Its
-    /// variance is that of a ratio (Owen 2013, Monte Carlo theory, methods and examples, chapter 9).
+    /// Weighted rewards by weights: a little biased for few decisions, and mostly the closer one.
+    /// Its variance is that of a ratio (Owen 2013, Monte Carlo theory, methods and examples,
+    /// chapter 9).
     pub fn self_normalised(&self) -> Estimate {
         self.sums.estimate()
     }
 
-    /// How many decisions of the other policy these are worth: (Σw)² / Σw² (Owen 2013, chapter 9). Below some hundreds, or a tenth of what was logged, trust no interval.
+    /// How many decisions of the other policy these are worth: (Σw)² / Σw² (Owen 2013, chapter 9).
+    /// Below some hundreds, or a tenth of what was logged, trust no interval.
     pub fn effective_count(&self) -> f64 {
         let sums = &self.sums;
         if sums.denominator_squares == 0.0 {

@@ -27,8 +27,8 @@ pub enum Posterior {
 }
 
 impl Posterior {
-    /// Of a rate, before which any was as likely: Beta(successes + 1, failures + 1). Count as trials
-    /// only what had time to succeed.
+    /// Of a rate, before which any was as likely: Beta(successes + 1, failures + 1). Count as
+    /// trials only what had time to succeed.
     pub fn of_rate(observed: Proportion) -> Self {
         let (successes, failures) = observed.counts();
         Self::Beta { a: successes + 1.0, b: failures + 1.0 }

@@ -2,8 +2,8 @@
 
 use crate::{Estimate, Moments, Proportion};
 
-/// Predictions of two classes, by what was predicted and what was right. Accuracy of more classes is
-/// a [`Proportion`] of its own.
+/// Predictions of two classes, by what was predicted and what was right. Accuracy of more classes
+/// is a [`Proportion`] of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Confusion {
     /// Predicted positive, and so it was.
@@ -37,9 +37,9 @@ impl Confusion {
 }
 
 /// The area under the receiver operating characteristic: the probability that a positive has a
-/// higher score than a negative, ties counted half. From counts of scores by rising buckets, as many
-/// of positives as of negatives, so that within a bucket all are ties. Variance by DeLong, DeLong and
-/// Clarke-Pearson (1988, Biometrics 44:837). NaN without positives or negatives.
+/// higher score than a negative, ties counted half. From counts of scores by rising buckets, as
+/// many of positives as of negatives, so that within a bucket all are ties. Variance by DeLong,
+/// DeLong and Clarke-Pearson (1988, Biometrics 44:837). NaN without positives or negatives.
 pub fn roc_auc(positives: &[u64], negatives: &[u64]) -> Estimate {
     // Of the scores of one class in each bucket, the moments of how much of the other is below.
     let moments = |own: &[u64], other: &[u64]| {
@@ -63,9 +63,9 @@ pub fn roc_auc(positives: &[u64], negatives: &[u64]) -> Estimate {
     }
 }
 
-/// The root of the mean squared error, from the moments of squared errors: variance V / (4 m) with m
-/// the mean and V its variance (delta method). The mean absolute error is the estimate of the moments
-/// of absolute errors as it is.
+/// The root of the mean squared error, from the moments of squared errors: variance V / (4 m) with
+/// m the mean and V its variance (delta method). The mean absolute error is the estimate of the
+/// moments of absolute errors as it is.
 pub fn root_mean_square(squared_errors: &Moments) -> Estimate {
     let mean = squared_errors.estimate();
     Estimate {

@@ -2,9 +2,9 @@
 //! interval covers the truth at all looks together, and a p-value never falls to alpha or below
 //! where there is no effect.
 //!
-//! Most differences go by a mixture of normal distributions, tuned to an effect and good for hundreds
-//! of units ([`difference`], [`means`], [`proportions`]). Others go by counts, exact for any number
-//! ([`proportion`], [`proportions_exact`], [`events`], [`quantile`], [`sample_ratio`]).
+//! Most differences go by a mixture of normal distributions, tuned to an effect and good for
+//! hundreds of units ([`difference`], [`means`], [`proportions`]). Others go by counts, exact for
+//! any number ([`proportion`], [`proportions_exact`], [`events`], [`quantile`], [`sample_ratio`]).
 
 use libm::{exp, lgamma, log, log1p, sqrt};
 
@@ -17,8 +17,8 @@ use crate::{
 };
 
 /// With fewer units than this, in either arm, the normal mixture knows nothing: it goes by the
-/// observed variance, and that of a few units may be anything (on such a delayed start Bibaut, Kallus
-/// and Lindon 2022, arXiv 2212.14411).
+/// observed variance, and that of a few units may be anything (on such a delayed start Bibaut,
+/// Kallus and Lindon 2022, arXiv 2212.14411).
 pub const LEAST_UNITS: u64 = 50;
 
 /// The dispersion of shares that a mismatch may have, in units: the odds of a mismatch are averaged
@@ -26,12 +26,12 @@ pub const LEAST_UNITS: u64 = 50;
 /// share that is off by a hundredth of itself after two hundred thousand.
 const CONCENTRATIONS: [f64; 3] = [10.0, 1_000.0, 100_000.0];
 
-/// The mixture's variance t² for an effect: that which makes the interval narrowest when there is as
-/// much evidence as an effect of this size needs with power 0.8. With L = 2 ln(1/alpha) and
-/// c = L + ln(1 + L) it is c V where √V = effect / (√((c + 1)/c · (L + ln(c + 1))) + 0.8416)
-/// (as Waudby-Smith and others choose their ρ: 2024, Annals of Statistics 52:2613). The choice
-/// is a soft one: an effect twice that size takes a sixth more units than with a choice made for it,
-/// one half that size a twenty-fifth.
+/// The mixture's variance t² for an effect: that which makes the interval narrowest when there is
+/// as much evidence as an effect of this size needs with power 0.8. With L = 2 ln(1/alpha) and
+/// c = L + ln(1 + L) it is c V where √V = effect / (√((c + 1)/c · (L + ln(c + 1))) + 0.8416) (as
+/// Waudby-Smith and others choose their ρ: 2024, Annals of Statistics 52:2613). The choice is a
+/// soft one: an effect twice that size takes a sixth more units than with a choice made for it, one
+/// half that size a twenty-fifth.
 fn mixture_variance(alpha: Alpha, effect: Effect) -> f64 {
     let l = -2.0 * log(alpha.value());
     let c = l + log1p(l);
@@ -52,10 +52,10 @@ pub fn estimate(estimate: Estimate, alpha: Alpha, effect: Effect) -> Interval {
     Interval::around(estimate.value, sqrt(squares))
 }
 
-/// A difference of two independent values, such as `candidate.estimate() - baseline.estimate()`. The
-/// p-value is 1/L with L = √(V/(V + t²)) · exp(t² d² / (2 V (V + t²))), the mixture sequential
-/// probability ratio of the difference d with variance V (Johari, Pekelis and Walsh 2022, Operations
-/// Research 70:1806).
+/// A difference of two independent values, such as `candidate.estimate() - baseline.estimate()`.
+/// The p-value is 1/L with L = √(V/(V + t²)) · exp(t² d² / (2 V (V + t²))), the mixture sequential
+/// probability ratio of the difference d with variance V (Johari, Pekelis and Walsh 2022,
+/// Operations Research 70:1806).
 ///
 /// Shares may change by plan, as in a ramp, not by what was observed. Where both shares and what is
 /// usual change over time, take the difference of each time of constant shares, and of these
@@ -78,8 +78,9 @@ pub fn means(baseline: &Moments, candidate: &Moments, alpha: Alpha, effect: Effe
 }
 
 /// The difference of two rates, as [`difference`]: for success metrics. By the variance of
-/// [`Proportion::estimate`] it keeps to alpha for rare successes too. It takes a third of the units of
-/// [`proportions_exact`] for the effect that it is tuned to, and more for one that is much larger.
+/// [`Proportion::estimate`] it keeps to alpha for rare successes too. It takes a third of the units
+/// of [`proportions_exact`] for the effect that it is tuned to, and more for one that is much
+/// larger.
 pub fn proportions(
     baseline: Proportion,
     candidate: Proportion,
@@ -89,8 +90,8 @@ pub fn proportions(
     difference(candidate.estimate() - baseline.estimate(), alpha, effect)
 }
 
-/// The power of [`difference`] when the difference is `truth` and its variance will have come down to
-/// `variance` at the last look: the probability that a Brownian motion with drift crosses the
+/// The power of [`difference`] when the difference is `truth` and its variance will have come down
+/// to `variance` at the last look: the probability that a Brownian motion with drift crosses the
 /// tangent of the boundary at that point (Siegmund 1985, Sequential Analysis, chapter III). The
 /// boundary is concave, so the power is no less than this, and hardly more.
 pub fn power(truth: f64, variance: f64, alpha: Alpha, effect: Effect) -> f64 {
@@ -121,11 +122,11 @@ pub fn proportion(observed: Proportion, alpha: Alpha) -> Interval {
     Interval { lower: turn(0.0, best, |rate| !possible(rate)), upper: turn(best, 1.0, possible) }
 }
 
-/// The difference of two rates, exact for any number, none of many included, and however shares were
-/// decided on, as long as rates stay what they are: for guardrails under a bandit. A difference is
-/// excluded once the mixtures of both arms, as in [`proportion`], exceed the likelihood of any two
-/// rates that differ by it 1/alpha-fold (universal inference: Wasserman, Ramdas and Balakrishnan
-/// 2020, PNAS 117:16880).
+/// The difference of two rates, exact for any number, none of many included, and however shares
+/// were decided on, as long as rates stay what they are: for guardrails under a bandit. A
+/// difference is excluded once the mixtures of both arms, as in [`proportion`], exceed the
+/// likelihood of any two rates that differ by it 1/alpha-fold (universal inference: Wasserman,
+/// Ramdas and Balakrishnan 2020, PNAS 117:16880).
 pub fn proportions_exact(baseline: Proportion, candidate: Proportion, alpha: Alpha) -> Comparison {
     let observed = candidate.rate() - baseline.rate();
     if !observed.is_finite() {
@@ -141,10 +142,10 @@ pub fn proportions_exact(baseline: Proportion, candidate: Proportion, alpha: Alp
     Comparison::new(observed, interval, p_value, 0.0, alpha)
 }
 
-/// The difference of two rates for a guardrail that allows the candidate a margin: by [`proportions`]
-/// tuned to the margin, which finds soonest that it holds, and by [`proportions_exact`], which finds
-/// within dozens of units that much fails, each with alpha / 2. The interval is what neither
-/// excludes.
+/// The difference of two rates for a guardrail that allows the candidate a margin: by
+/// [`proportions`] tuned to the margin, which finds soonest that it holds, and by
+/// [`proportions_exact`], which finds within dozens of units that much fails, each with alpha / 2.
+/// The interval is what neither excludes.
 pub fn guardrail(
     baseline: Proportion,
     candidate: Proportion,
@@ -254,13 +255,12 @@ pub fn quantile_ratio(
 }
 
 /// The p-value of units falling to arms by their shares. Below 0.001 something is wrong with
-/// assignment or counting, and no comparison is to be trusted. `None` when there is nothing to judge
-/// by.
+/// assignment or counting, and no comparison is to be trusted. `None` when there is nothing to
+/// judge by.
 ///
-/// It is 1/B with B the average over K of 10, 1,000 and 100,000 of
-/// Γ(K)/Γ(K + n) · Π Γ(K rᵢ + xᵢ) / (Γ(K rᵢ) rᵢ^xᵢ), for xᵢ of n units at the arm with share rᵢ: the
-/// Bayes factor of shares from Dirichlet(K r) against r (Lindon and Malek 2022, arXiv
-/// 2011.03567), multiplied over stages.
+/// It is 1/B with B the average over K of 10, 1,000 and 100,000 of Γ(K)/Γ(K + n) · Π Γ(K rᵢ + xᵢ) /
+/// (Γ(K rᵢ) rᵢ^xᵢ), for xᵢ of n units at the arm with share rᵢ: the Bayes factor of shares from
+/// Dirichlet(K r) against r (Lindon and Malek 2022, arXiv 2011.03567), multiplied over stages.
 pub fn sample_ratio(stages: &[Exposures]) -> Option<f64> {
     let mut log_odds = [0.0; CONCENTRATIONS.len()];
     let mut all = 0.0;

@@ -59,8 +59,8 @@ setting! {
     Alpha, |value| value > 0.0 && value <= 0.5
 }
 setting! {
-    /// The smallest effect worth finding, in the metric's own unit (0.01 of a rate is one percentage
-    /// point): finite, above 0.
+    /// The smallest effect worth finding, in the metric's own unit (0.01 of a rate is one
+    /// percentage point): finite, above 0.
     Effect, |value| value > 0.0 && value.is_finite()
 }
 setting! {

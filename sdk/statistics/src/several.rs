@@ -20,8 +20,8 @@ pub fn holm(p_values: &[f64]) -> Vec<f64> {
 }
 
 /// One effect from those of several times, or other parts of the data that have no unit in common,
-/// each weighted by 1 / variance; its units are all of theirs. What is not known is left out; without
-/// any that is, the effect is not known.
+/// each weighted by 1 / variance; its units are all of theirs. What is not known is left out;
+/// without any that is, the effect is not known.
 pub fn pooled(effects: &[Estimate]) -> Estimate {
     let known = || effects.iter().filter(|effect| effect.is_known());
     let weight: f64 = known().map(|effect| 1.0 / effect.variance).sum();

@@ -243,7 +243,8 @@ fn published_examples_come_out() {
     let observed = Proportion { successes: 81, trials: 263 };
     printed(&bounds(fixed::proportion(observed, alpha)), &["0.2553", "0.3662"]);
 
-    // Cohen 1988, table 2.4.1: effects of 0.2, 0.5 and 0.8 deviations take 393, 64 and 26 units an arm.
+    // Cohen 1988, table 2.4.1: effects of 0.2, 0.5 and 0.8 deviations take 393, 64 and 26 units an
+    // arm.
     let power = Power::new(0.8).unwrap();
     let design = Design { alpha, power, share: Share::new(0.5).unwrap() };
     for (effect, units) in [(0.2, 2 * 393), (0.5, 2 * 64), (0.8, 2 * 26)] {
