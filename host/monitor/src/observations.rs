@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::units::UnitMoments;
+
 /// Buckets of latency for each doubling: neighbours are at most an eighth apart.
 const PER_DOUBLING: u32 = 3;
 
@@ -42,6 +44,10 @@ pub struct Observed {
     pub latency_squares: f64,
     /// How many of them fell into each bucket that is not empty, ascending.
     pub latency: Vec<(u16, u64)>,
+    /// Moments over units, where requests have one. A unit that came before and after a restart of
+    /// the host counts as two.
+    #[serde(default)]
+    pub units: UnitMoments,
 }
 
 impl Observed {
@@ -133,7 +139,7 @@ impl Observations {
         shard.latency[bucket(micros)].fetch_add(1, Relaxed);
     }
 
-    /// What was observed until now.
+    /// What was observed until now; of units, what had been before.
     pub fn total(&self) -> Observed {
         let sum = |of: fn(&Shard) -> &AtomicU64| -> u64 {
             self.shards.iter().map(|shard| of(shard).load(Relaxed)).sum()
@@ -159,6 +165,7 @@ impl Observations {
             latency_sum: before.latency_sum + sum(|shard| &shard.micros) as f64 / 1e6,
             latency_squares: before.latency_squares + squares.sum::<f64>(),
             latency,
+            units: before.units,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use berth_monitor::{End, Observations, Observed};
+use berth_monitor::{End, Observations, Observed, Units};
 use berth_plugin::observing::Arm as ObservedArm;
 use berth_plugin::{Evaluation, Measure, Observation, unit_hash};
 use berth_tensor::{Digest, Name};
@@ -42,6 +42,8 @@ pub struct Chosen {
 pub struct Exposure {
     rolling: Arc<Rolling>,
     arm: usize,
+    /// The unit's hash, when the request has a unit.
+    unit: Option<u64>,
 }
 
 impl Exposure {
@@ -61,6 +63,9 @@ impl Exposure {
             ) => End::Failed,
         };
         self.rolling.observations[self.arm].note(end, latency);
+        if let Some(unit) = self.unit {
+            self.rolling.units.note(unit, self.arm, end == End::Failed);
+        }
     }
 }
 
@@ -97,7 +102,8 @@ impl Endpoint {
                 let found = ready(drawn).or_else(|| ready(1 - drawn));
                 let (revision, arm) = found.ok_or_else(|| rolling.between())?;
                 drop(held);
-                Ok(Chosen { revision, exposure: Some(Exposure { rolling, arm }) })
+                let unit = unit.map(|_| hash);
+                Ok(Chosen { revision, exposure: Some(Exposure { rolling, arm, unit }) })
             }
         }
     }
@@ -126,6 +132,7 @@ pub struct Rolling {
     held: ArcSwap<Held>,
     states: Mutex<[Arm; 2]>,
     observations: [Observations; 2],
+    units: Units,
     /// What the policy said last, committed or not.
     said: Mutex<Option<Evaluation>>,
     wake: Notify,
@@ -178,6 +185,7 @@ impl Rolling {
             held: ArcSwap::from_pointee(Held { arms: [None, None], shares: shares(rollout.share) }),
             states: Mutex::new([Arm::Stopped, Arm::Stopped]),
             observations: observed.map(Observations::new),
+            units: Units::default(),
             said: Mutex::new(rollout.evaluation.clone()),
             wake: Notify::new(),
         }
@@ -242,7 +250,11 @@ impl Rolling {
 
     /// What was observed of the arms until now.
     pub fn observed(&self) -> [Observed; 2] {
-        self.observations.each_ref().map(Observations::total)
+        let mut observed = self.observations.each_ref().map(Observations::total);
+        for (observed, units) in observed.iter_mut().zip(self.units.moments()) {
+            observed.units = observed.units.with(&units);
+        }
+        observed
     }
 
     /// What a policy sees now, of what was `observed`.
@@ -254,6 +266,10 @@ impl Rolling {
             let count = |name: &str, count: u64| {
                 let sum = count as f64;
                 (name.to_owned(), None, Measure { count, sum, sum_of_squares: sum })
+            };
+            let units = observed[at].units;
+            let over_units = |name: &str, sum: f64, sum_of_squares: f64| {
+                (name.to_owned(), None, Measure { count: units.units, sum, sum_of_squares })
             };
             let latency = Measure {
                 count: requests - refused.min(requests),
@@ -267,7 +283,11 @@ impl Rolling {
                     count("requests", requests),
                     count("errors", errors),
                     count("refused", refused),
+                    count("first-exposures", units.first),
                     ("latency-seconds".to_owned(), None, latency),
+                    over_units("requests-of-units", units.requests, units.requests_squares),
+                    over_units("errors-of-units", units.errors, units.errors_squares),
+                    over_units("errors-by-requests-of-units", units.errors_requests, 0.0),
                 ],
                 distributions: vec![(
                     "latency-seconds".to_owned(),

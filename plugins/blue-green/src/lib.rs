@@ -8,8 +8,7 @@
 //! config = { bake_ms = 600_000, guardrails = { max_error_rate = 0.01, min_requests = 1000 } }
 //! ```
 
-use berth_sdk::guardrails::Guardrails;
-use berth_sdk::rollout::Steps;
+use berth_guardrails::{Guardrails, Steps};
 use berth_sdk::{Evaluation, Observation, Plan, Policy, PolicyError};
 use serde::Deserialize;
 

@@ -11,8 +11,7 @@
 //! guardrails = { max_error_rate = 0.01, latency_ms = 100, min_requests = 500 }
 //! ```
 
-use berth_sdk::guardrails::Guardrails;
-use berth_sdk::rollout::Steps;
+use berth_guardrails::{Guardrails, Steps};
 use berth_sdk::{Evaluation, Observation, Plan, Policy, PolicyError};
 use serde::Deserialize;
 

@@ -8,7 +8,7 @@
 //!
 //! When the next revision cannot be made ready, the host goes back to the one that was live.
 
-use berth_sdk::rollout::{LIVE, NEXT, two_revisions};
+use berth_guardrails::{LIVE, NEXT, two_revisions};
 use berth_sdk::{ArmState, Evaluation, NoConfig, Observation, Phase, Plan, Policy, PolicyError};
 
 struct Recreate;

@@ -7,8 +7,7 @@
 //! config = { steps = 4, interval_ms = 30_000, guardrails = { max_error_rate = 0.02 } }
 //! ```
 
-use berth_sdk::guardrails::Guardrails;
-use berth_sdk::rollout::Steps;
+use berth_guardrails::{Guardrails, Steps};
 use berth_sdk::{Evaluation, Observation, Plan, Policy, PolicyError};
 use serde::Deserialize;
 

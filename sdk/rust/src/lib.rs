@@ -71,7 +71,6 @@
 //!
 //! - [`Processor`], [`Request`], [`Reply`], [`Signature`], [`Error`]: processors
 //! - [`Policy`], [`Router`], [`Observation`], [`Evaluation`], [`Decision`]: policies
-//! - [`guardrails`], [`rollout`]: what policies that move traffic to the next revision share
 //! - [`Graph`] (`wasi:nn`) and [`Model`] (every datatype, several at once): inference on [`Tensor`]s
 //! - [`Asset`]: files that the variant grants
 //! - [`log!`], [`error!`], [`warn!`], [`info!`], [`debug!`], [`metrics`]: what the operator sees
@@ -81,9 +80,7 @@
 
 pub mod bindings;
 pub mod config;
-pub mod guardrails;
 pub mod metrics;
-pub mod rollout;
 
 mod asset;
 mod error;

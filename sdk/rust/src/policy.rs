@@ -90,6 +90,17 @@ impl Evaluation {
     }
 }
 
+impl Evaluation {
+    /// A share, 0 to 1, for the next revision and the rest for the live one. Both are kept ready.
+    pub fn moving(share: f64, phase: Phase, message: impl Into<String>) -> Self {
+        let mut evaluation = Self::standing(&[1.0 - share, share]);
+        for arm in &mut evaluation.arms {
+            arm.state = ArmState::Ready;
+        }
+        Self { phase, message: message.into(), ..evaluation }
+    }
+}
+
 impl Decision {
     /// All to one arm. `reason` says why in a word or two.
     pub fn arm(arm: u32, reason: &str) -> Self {

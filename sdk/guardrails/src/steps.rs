@@ -1,9 +1,9 @@
 //! Rollouts by steps: what canary, rolling and blue-green have in common.
 
+use berth_sdk::{ConfigError, Evaluation, Observation, Phase, Plan, PolicyError};
 use serde::{Deserialize, Serialize};
 
-use crate::guardrails::{Counts, Guardrails, Verdict, percent};
-use crate::{ArmState, ConfigError, Evaluation, Observation, Phase, Plan, PolicyError};
+use crate::guardrails::{Counts, Guardrails, Judgement, percent};
 
 /// The arm of the live revision.
 pub const LIVE: u32 = 0;
@@ -28,17 +28,6 @@ pub fn two_revisions(observation: &Observation) -> Result<(), ConfigError> {
     Err(ConfigError::new("", "it moves traffic between two revisions: name it under [rollout]"))
 }
 
-impl Evaluation {
-    /// A share, 0 to 1, for the next revision and the rest for the live one. Both are kept ready.
-    pub fn moving(share: f64, phase: Phase, message: impl Into<String>) -> Self {
-        let mut evaluation = Self::standing(&[1.0 - share, share]);
-        for arm in &mut evaluation.arms {
-            arm.state = ArmState::Ready;
-        }
-        Self { phase, message: message.into(), ..evaluation }
-    }
-}
-
 /// Moves traffic to the next revision in steps, each of which lasts for a while and is left once the
 /// next revision keeps to its guardrails. When it does not, all goes back.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,15 +45,17 @@ pub struct Steps {
 struct Progress {
     step: usize,
     since_ms: u64,
-    /// What had been counted when the step began.
-    before: Counts,
+    /// What had been counted of both when the step began.
+    before: [Counts; 2],
 }
 
-/// What is seen of the next revision.
+/// What is seen.
 struct Seen {
     now_ms: u64,
+    /// Whether the next revision is.
     ready: bool,
-    counts: Counts,
+    /// Of the live revision and the next.
+    counts: [Counts; 2],
 }
 
 impl Steps {
@@ -97,7 +88,7 @@ impl Steps {
         let seen = Seen {
             now_ms: observation.now_ms(),
             ready: observation.ready(NEXT),
-            counts: self.guardrails.counts(observation, NEXT),
+            counts: [LIVE, NEXT].map(|arm| self.guardrails.counts(observation, arm)),
         };
         let progress = match plan.filter(|plan| !plan.data.is_empty()) {
             None => None,
@@ -119,25 +110,26 @@ impl Steps {
         // A newer configuration may have fewer steps.
         progress.step = progress.step.min(self.shares.len() - 1);
         let (step, steps) = (progress.step + 1, self.shares.len());
-        let verdict = self.guardrails.verdict(&seen.counts.since(&progress.before));
+        let [live, next] = [0, 1].map(|arm| seen.counts[arm].since(&progress.before[arm]));
+        let judged = self.guardrails.judge(&live, &next);
         let lasts_ms = seen.now_ms.saturating_sub(progress.since_ms);
-        let (phase, why) = match verdict {
-            Verdict::Fail(why) => {
+        let (phase, why) = match judged {
+            Judgement::Fail(why) => {
                 let message = format!("step {step} of {steps}: {why}");
                 return Evaluation::moving(0.0, Phase::Failed, message);
             }
             _ if !seen.ready => {
                 (Phase::Holding, "the next revision is being made ready again".to_owned())
             }
-            Verdict::Hold(why) if lasts_ms >= self.interval_ms => (Phase::Holding, why),
-            Verdict::Hold(why) => (Phase::Progressing, why),
-            Verdict::Pass if lasts_ms >= self.interval_ms => {
+            Judgement::Hold(why) if lasts_ms >= self.interval_ms => (Phase::Holding, why),
+            Judgement::Hold(why) => (Phase::Progressing, why),
+            Judgement::Pass if lasts_ms >= self.interval_ms => {
                 if step < steps {
                     return self.step(step, seen);
                 }
                 (Phase::Succeeded, "the guardrails have held".to_owned())
             }
-            Verdict::Pass => (Phase::Progressing, "the guardrails hold".to_owned()),
+            Judgement::Pass => (Phase::Progressing, "the guardrails hold".to_owned()),
         };
         self.at(progress, phase, &why)
     }
@@ -168,12 +160,18 @@ mod tests {
         Steps {
             shares: vec![0.05, 0.5, 1.0],
             interval_ms: 1000,
-            guardrails: Guardrails { max_error_rate: 0.1, min_requests: 10, ..Default::default() },
+            guardrails: Guardrails {
+                max_error_rate: 0.5,
+                min_requests: 10,
+                alpha: 0.1,
+                ..Guardrails::default()
+            },
         }
     }
 
     fn seen(now_ms: u64, ready: bool, requests: u64, errors: u64) -> Seen {
-        Seen { now_ms, ready, counts: Counts { requests, errors, ..Counts::default() } }
+        let next = Counts { requests, errors, ..Counts::default() };
+        Seen { now_ms, ready, counts: [Counts::default(), next] }
     }
 
     /// Goes through what is seen, one after the other: share, phase, and a part of the message.
@@ -208,13 +206,13 @@ mod tests {
     fn it_goes_back_when_guardrails_break() {
         check(&[
             (seen(0, true, 0, 0), 0.05, Phase::Progressing, "step 1 of 3"),
-            (seen(1, true, 2, 2), 0.0, Phase::Failed, "step 1 of 3: 2 of 2 requests failed"),
+            (seen(1, true, 9, 9), 0.0, Phase::Failed, "step 1 of 3: 9 of 9 requests failed"),
         ]);
         // What was counted in the steps before does not count.
         check(&[
             (seen(0, true, 100, 90), 0.05, Phase::Progressing, "step 1 of 3"),
             (seen(1000, true, 120, 91), 0.5, Phase::Progressing, "step 2 of 3"),
-            (seen(1001, true, 123, 93), 0.0, Phase::Failed, "2 of 3 requests failed"),
+            (seen(1001, true, 130, 101), 0.0, Phase::Failed, "10 of 10 requests failed"),
         ]);
     }
 
