@@ -4,7 +4,7 @@
 //! passes, and with little of it nothing is decided but what is plain.
 
 use berth_sdk::{ConfigError, Observation};
-use berth_statistics::{Alpha, Proportion, Verdict, sequential};
+use berth_statistics::{Alpha, Effect, Proportion, Verdict, sequential};
 use serde::{Deserialize, Serialize};
 
 /// What an arm must keep to. The configuration of policies has it under a key of its own.
@@ -156,7 +156,11 @@ impl Guardrails {
         }
         if let Some(most) = self.max_error_increase {
             let (before, after) = (live.of(live.errors), next.of(next.errors));
-            let interval = sequential::proportions_exact(before, after, alpha).interval;
+            // Valid as long as shares stand still, as they do in a step.
+            let interval = match Effect::new(most) {
+                Ok(margin) => sequential::guardrail(before, after, margin, alpha).interval,
+                Err(_) => sequential::proportions_exact(before, after, alpha).interval,
+            };
             let text = || {
                 format!(
                     "{} of {} requests failed and {} of {} of the live revision, at most {} % more may",
@@ -262,7 +266,7 @@ mod tests {
             max_error_increase: Some(0.05),
             ..Guardrails::default()
         };
-        check(&limits, &counts(5000, 500, 0), &counts(5000, 500, 0), "pass");
+        check(&limits, &counts(2000, 200, 0), &counts(2000, 200, 0), "pass");
         check(
             &limits,
             &counts(1000, 100, 0),
