@@ -377,14 +377,29 @@ fn compiled_code_that_does_not_load_is_made_anew() {
     host.kill();
     let compiled = files(&host.folder().join("data/compiled"));
     assert_eq!(compiled.len(), 1, "{compiled:?}");
-    for content in [&b""[..], b"no code"] {
+    let sound = fs::read(&compiled[0]).unwrap();
+    let altered = |from: usize, to: usize| {
+        let mut altered = sound.clone();
+        altered[from..to].iter_mut().for_each(|byte| *byte ^= 0x10);
+        altered
+    };
+    let (middle, end) = (sound.len() / 2, sound.len());
+    for content in [
+        Vec::new(),
+        b"no code".to_vec(),
+        sound[..middle].to_vec(),
+        sound[..end - 1].to_vec(),
+        altered(middle, middle + 1),
+        altered(4096, end),
+        altered(end - 1, end),
+    ] {
         fs::remove_file(&compiled[0]).unwrap();
         fs::write(&compiled[0], content).unwrap();
         host.restart();
         let answer = host.send(&Request::invoke("e", "x"));
         assert_eq!((answer.status, answer.revision()), (200, &*live), "{}", answer.text());
         host.kill();
-        assert!(fs::metadata(&compiled[0]).unwrap().len() > 1000);
+        assert!(fs::read(&compiled[0]).unwrap() == sound);
     }
 }
 

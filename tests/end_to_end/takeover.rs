@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::durability::digest;
 use crate::processors::faults;
 use crate::support::files::{an_eight, bare, digits_endpoint, guest, plugin, tensors};
-use crate::support::{Host, Request, onnx};
+use crate::support::{Host, Request, onnx, until};
 
 /// The body of an inference request of one input.
 fn infer(name: &str, datatype: &str, shape: &[usize]) -> String {
@@ -175,4 +175,45 @@ fn variants_that_are_drawn_for_the_same_request_take_the_same() {
             Some(part) => host.apply_refused(part, &endpoint, part),
         }
     }
+}
+
+/// What ends the host is not tried at each of its starts: they would be all there is of it.
+#[test]
+fn what_is_prepared_when_the_host_ends_is_tried_once_more() {
+    let mut host = Host::with_digits(&[]);
+    // Minutes.
+    host.push_model("turns", &onnx::turns(0));
+    host.file(
+        "long.json",
+        r#"{"inputs":[{"name":"n","datatype":"INT64","shape":[],"data":[999999999]}]}"#,
+    );
+    let long = format!(
+        "timeout_ms = 600_000\nwarm_up = {{ infer = \"long.json\" }}\n{}",
+        tensors("digits", "turns@1")
+    );
+    let live = host.apply(&digits_endpoint(2));
+    let file = host.file("long.toml", long);
+    let applied = host.json(&["apply", "--no-wait", file.to_str().unwrap()]);
+    assert_eq!(applied["state"], "preparing", "{applied}");
+    let state = |host: &Host| host.json(&["endpoint", "show", "digits"])["state"].clone();
+    let serves = |host: &Host| {
+        let answer = host.send(&Request::invoke("digits", an_eight()));
+        assert_eq!((answer.status, answer.revision()), (200, &*live), "{}", answer.text());
+    };
+    host.start_again();
+    until("the live revision answers", || {
+        host.send(&Request::invoke("digits", an_eight())).status == 200
+    });
+    until("it has been noted", || {
+        host.json(&["endpoint", "show", "digits"])["problem"] == "it is being prepared"
+    });
+    host.restart();
+    let shown = host.json(&["endpoint", "show", "digits"]);
+    assert_eq!(shown["state"], "failed");
+    let problem = shown["problem"].as_str().unwrap();
+    assert!(problem.contains("ended twice while it was being prepared"), "{problem}");
+    serves(&host);
+    host.restart();
+    assert_eq!(state(&host), "failed");
+    serves(&host);
 }

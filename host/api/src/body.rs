@@ -66,7 +66,9 @@ pub(crate) enum BodyError {
         "clients take their answers too slowly, there is no room for this one; try again later"
     )]
     NoRoomForAnswer,
-    #[error("the answer has {0} bytes, more than --max-bodies lets the host hold of all together")]
+    #[error(
+        "the answer has about {0} bytes, more than --max-bodies lets the host hold of all together"
+    )]
     AnswerTooLarge(usize),
     #[error("the body broke off: {0}")]
     BrokenOff(axum::Error),
@@ -97,15 +99,21 @@ impl Bodies {
         Self { most, room: room(), units, answers: room() }
     }
 
+    /// Refuses an answer that all of the room would not hold, in bytes.
+    pub(crate) fn fits(&self, bytes: usize) -> Result<(), BodyError> {
+        match bytes.div_ceil(UNIT) > self.units {
+            true => Err(BodyError::AnswerTooLarge(bytes)),
+            false => Ok(()),
+        }
+    }
+
     /// Counts an answer's body for as long as any part of it is held for its client.
     pub(crate) fn hold(&self, answer: Bytes) -> Result<Bytes, BodyError> {
         if answer.len() < SMALL {
             return Ok(answer);
         }
+        self.fits(answer.len())?;
         let units = answer.len().div_ceil(UNIT);
-        if units > self.units {
-            return Err(BodyError::AnswerTooLarge(answer.len()));
-        }
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         match Arc::clone(&self.answers).try_acquire_many_owned(units) {
             Ok(room) => Ok(Bytes::from_owner(Answer { bytes: answer, _room: room })),

@@ -293,6 +293,10 @@ impl Taken {
             outputs: &reply.tensors,
             binary: form.binary,
         };
+        // Before it is written: what a small request asks for may be more than there is memory.
+        if let Err(problem) = bodies.fits(response.size()) {
+            return problem.into_response();
+        }
         let Encoded { body, json } = match oip::encode_infer(&response) {
             Ok(encoded) => encoded,
             Err(problem) => return error(StatusCode::INTERNAL_SERVER_ERROR, &problem.to_string()),

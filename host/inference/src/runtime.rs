@@ -88,10 +88,11 @@ impl Runtime {
     pub fn aside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> std::io::Result<T> {
         let _alone = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
         std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().spawn_scoped(scope, || {
-                give_way();
-                work()
-            })?;
+            let thread =
+                std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || {
+                    give_way();
+                    work()
+                })?;
             Ok(thread.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked)))
         })
     }
@@ -127,6 +128,10 @@ impl Runtime {
         self.lanes.executor.lane()
     }
 }
+
+/// The stack of a thread that opens models, in bytes: ONNX Runtime goes down into a graph's subgraphs
+/// and functions by calling itself. What is not used of it takes no memory.
+const STACK: usize = 256 << 20;
 
 /// Has the system prefer any other thread to this one.
 fn give_way() {

@@ -2,7 +2,8 @@
 //!
 //! The cache is keyed by the component's digest, wasmtime's version and its compatibility hash. It
 //! lies in a folder that only this user can write, and compiled code is never taken from elsewhere:
-//! wasmtime trusts it.
+//! wasmtime trusts it. A file ends in the sha256 of what is before that, so that one which a disk or a
+//! crash has altered is made anew in place of being run.
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -143,10 +144,14 @@ impl Engines {
 }
 
 fn load(engine: &Engine, file: &Path) -> wasmtime::Result<Component> {
-    // SAFETY: only this process and those that it starts write the folder, each file whole by a
-    // rename, and never again once it is there; what another version of wasmtime wrote has another
-    // name.
-    unsafe { Component::deserialize_file(engine, file) }
+    let bytes = std::fs::read(file)?;
+    let code = match bytes.split_last_chunk::<32>() {
+        Some((code, digest)) if Digest::of(code).as_bytes() == digest => code,
+        _ => return Err(wasmtime::Error::msg("it is not as it was written")),
+    };
+    // SAFETY: only this process and those that it starts write the folder, and the code is as they have
+    // written it; what another version of wasmtime wrote has another name.
+    unsafe { Component::deserialize(engine, code) }
 }
 
 /// Compiles into `file` in a process of its own, so that a component that takes the compiler too
@@ -161,7 +166,7 @@ fn compile_apart(
     let code = file.with_extension("partial");
     let compiled = (|| {
         File::create(&source)?.write_all(bytes)?;
-        let written = File::create(&code)?;
+        let mut written = File::create(&code)?;
         let mut command = Command::new(program);
         command
             .arg(COMPILE_COMMAND)
@@ -173,6 +178,9 @@ fn compile_apart(
             // A signal from the terminal is for the host, which then decides.
             .process_group(0);
         run(command, limits)?;
+        let digest = Digest::read(File::open(&code)?)?;
+        // The compiler has moved the place at which both write to its end.
+        written.write_all(digest.as_bytes())?;
         written.sync_all()?;
         std::fs::rename(&code, file)?;
         Ok(())

@@ -333,7 +333,7 @@ impl Host {
         Ok((ready, evaluation))
     }
 
-    fn note_outcome(
+    pub(crate) fn note_outcome(
         &self,
         name: &Name,
         live: Option<Digest>,

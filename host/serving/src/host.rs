@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use berth_inference::Runtime;
 use berth_plugin::engine::Engines;
-use berth_store::{Note, Store};
+use berth_store::{Change, Note, Store};
 use berth_tensor::{Digest, Name};
 use tokio::sync::{Notify, Semaphore};
 
-use crate::catalog::read;
+use crate::catalog::{document, read};
 use crate::documents::{ENDPOINT, EndpointRecord, EndpointState, REVISION, Revision};
 use crate::error::{ControlError, RequestError};
 use crate::live::{Admission, LiveRevision};
@@ -184,6 +184,29 @@ impl Host {
         }
         for (name, record) in unfinished {
             let note = Note { who: "berth".into(), why: "went on after a restart".into() };
+            if record.problem.is_some() {
+                // What ends the host is not tried at each of its starts.
+                let problem = "the host has ended twice while it was being prepared; to try it once more, apply it again";
+                tracing::error!(endpoint = name.as_str(), "not live: {problem}");
+                if record.live.is_none() {
+                    self.change(|snapshot| {
+                        snapshot.waiting.insert(name.clone(), problem.to_owned());
+                    });
+                }
+                let (live, applied) = (record.live, record.applied);
+                self.note_outcome(
+                    &name,
+                    live,
+                    applied,
+                    Some(problem.into()),
+                    record.evaluation,
+                    note,
+                )?;
+                continue;
+            }
+            let again = EndpointRecord { problem: Some(PREPARING.to_owned()), ..record.clone() };
+            let put = Change::put(ENDPOINT, name.as_str(), document(&again)?);
+            self.store().commit(None, &[put], &note)?;
             let revision = self.revision(record.applied)?;
             if let Err(error) = self.make_live(&revision, record.live, note).await {
                 tracing::error!(endpoint = name.as_str(), "{}", error.first_line());

@@ -58,13 +58,16 @@ impl<K: Eq + Hash, T> Shared<K, T> {
         Self(Mutex::new(HashMap::new()))
     }
 
+    fn known(&self, key: &K) -> Option<Arc<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).and_then(Weak::upgrade)
+    }
+
     fn get_or_make<E>(
         &self,
         key: K,
         make: impl FnOnce() -> Result<Arc<T>, E>,
     ) -> Result<Arc<T>, E> {
-        let known = |map: &HashMap<K, Weak<T>>| map.get(&key).and_then(Weak::upgrade);
-        if let Some(value) = known(&self.0.lock().unwrap_or_else(PoisonError::into_inner)) {
+        if let Some(value) = self.known(&key) {
             return Ok(value);
         }
         let value = make()?;
@@ -105,12 +108,10 @@ impl Workshop {
         options: &ModelOptions,
     ) -> Result<Arc<Opened>, ControlError> {
         let name = pinned.to_string();
-        self.models.get_or_make((pinned.digest, options.clone()), || {
-            self.aside(|| {
-                let files = catalog::files(&self.store, pinned)?;
-                let blobs = ModelBlobs::stored(&self.store, &name, &files)?;
-                blobs.open(&self.store, &self.runtime, &name, options)
-            })
+        self.opened((pinned.digest, options.clone()), || {
+            let files = catalog::files(&self.store, pinned)?;
+            let blobs = ModelBlobs::stored(&self.store, &name, &files)?;
+            blobs.open(&self.store, &self.runtime, &name, options)
         })
     }
 
@@ -121,17 +122,21 @@ impl Workshop {
         blobs: &ModelBlobs,
     ) -> Result<Arc<Opened>, ControlError> {
         let options = ModelOptions::default();
-        self.models.get_or_make((blobs.files().digest(), options.clone()), || {
-            self.aside(|| blobs.open(&self.store, &self.runtime, name, &options))
+        self.opened((blobs.files().digest(), options.clone()), || {
+            blobs.open(&self.store, &self.runtime, name, &options)
         })
     }
 
-    /// [`Runtime::aside`], for what may fail itself.
-    fn aside<T: Send>(
+    /// Finds a model open, or opens it aside; who comes meanwhile waits for it and finds it.
+    fn opened(
         &self,
-        work: impl FnOnce() -> Result<T, ControlError> + Send,
-    ) -> Result<T, ControlError> {
-        self.runtime.aside(work).unwrap_or_else(|error| {
+        key: (Digest, ModelOptions),
+        open: impl FnOnce() -> Result<Arc<Opened>, ControlError> + Send,
+    ) -> Result<Arc<Opened>, ControlError> {
+        if let Some(opened) = self.models.known(&key) {
+            return Ok(opened);
+        }
+        self.runtime.aside(|| self.models.get_or_make(key, open)).unwrap_or_else(|error| {
             Err(ControlError::Host(format!("no thread could be started to open a model, for want of memory or over the limit of threads: {error}")))
         })
     }

@@ -75,7 +75,7 @@ pub enum StoreError {
     },
     /// A blob's file was altered on the disk. Pushing the same content again repairs it.
     #[error(
-        "blob {digest} is corrupt: {} now has sha256 {actual}; push the same content again to repair it",
+        "blob {digest} is corrupt: {} now has sha256 {actual}; push the same content again to repair it, then apply what uses it",
         .path.display()
     )]
     Corrupt {

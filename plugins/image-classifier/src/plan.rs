@@ -178,8 +178,13 @@ fn scaling(
     if std.contains(&0.0) {
         return Err(ConfigError::new("std", "values are divided by it: use no 0"));
     }
-    let factors = std.iter().map(|std| scale / std).collect();
-    let offsets = mean.iter().zip(&std).map(|(mean, std)| -mean / std).collect();
+    let factors: Vec<f32> = std.iter().map(|std| scale / std).collect();
+    let offsets: Vec<f32> = mean.iter().zip(&std).map(|(mean, std)| -mean / std).collect();
+    let mut ends = factors.iter().zip(&offsets).flat_map(|(f, o)| [*o, 255.0 * f + o]);
+    if !ends.all(f32::is_finite) {
+        let message = "with this scale and mean, bytes come to no finite numbers: use larger ones";
+        return Err(ConfigError::new("std", message));
+    }
     Ok((factors, offsets))
 }
 
@@ -350,6 +355,8 @@ mod tests {
         refuse(r#"{"output": "z"}"#, &[-1, 3, 8, 8], "output", "it has y");
         refuse(r#"{"mean": [1, 2]}"#, &[-1, 3, 8, 8], "mean", "3 channels");
         refuse(r#"{"std": [0]}"#, &[-1, 3, 8, 8], "std", "no 0");
+        refuse(r#"{"std": [1e-40]}"#, &[-1, 3, 8, 8], "std", "no finite");
+        refuse(r#"{"mean": [1e38], "std": [1e-10]}"#, &[-1, 3, 8, 8], "std", "no finite");
         refuse(r#"{"top": 0}"#, &[-1, 3, 8, 8], "top", "1 or more");
         refuse(r#"{"channels": "cmyk"}"#, &[-1, 3, 8, 8], "channels", "`grey` or `rgb`");
         refuse(r#"{"widht": 8}"#, &[-1, 3, 8, 8], "widht", "unknown field");

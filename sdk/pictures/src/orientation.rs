@@ -23,8 +23,8 @@ impl Orientation {
     }
 }
 
-/// The entry 0x0112 of the first directory: a short of 1 to 8.
-fn orientation(tiff: &[u8]) -> Option<u16> {
+/// The entry 0x0112 of the first directory: a short of 1 to 8, or a long as some cameras write.
+fn orientation(tiff: &[u8]) -> Option<u32> {
     let little = match tiff.get(..4)? {
         b"II*\0" => true,
         b"MM\0*" => false,
@@ -43,18 +43,19 @@ fn orientation(tiff: &[u8]) -> Option<u16> {
     let entry = (0..entries)
         .map(|entry| directory + 2 + entry * 12)
         .find(|&at| short(at) == Some(0x0112))?;
-    // One value of type short stands in the entry itself.
-    if short(entry + 2) != Some(3) || long(entry + 4) != Some(1) {
-        return None;
+    // One value of either type stands in the entry itself.
+    match (short(entry + 2)?, long(entry + 4)?) {
+        (3, 1) => short(entry + 8).map(u32::from),
+        (4, 1) => long(entry + 8),
+        _ => None,
     }
-    short(entry + 8)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(exif: &[u8], expected: Option<u16>) {
+    fn check(exif: &[u8], expected: Option<u32>) {
         assert_eq!(orientation(exif), expected, "{exif:?}");
     }
 
@@ -63,6 +64,8 @@ mod tests {
         let little = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0";
         check(little, Some(6));
         check(b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x08\0\0", Some(8));
+        check(b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x04\0\0\0\x01\0\0\0\x03", Some(3));
+        check(b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x05\0\0\0\x01\0\0\0\x03", None);
         check(b"MM\0*\0\0\0\x08\0\x01\x01\x0f\0\x03\0\0\0\x01\0\x08\0\0", None);
         check(b"II*\0\xff\xff\xff\xff", None);
         check(&little[..14], None);

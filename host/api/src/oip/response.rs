@@ -30,6 +30,18 @@ pub struct InferResponse<'a> {
     pub binary: &'a BinaryOutputs,
 }
 
+impl InferResponse<'_> {
+    /// About how many bytes its body takes.
+    pub fn size(&self) -> usize {
+        let size = |output: &NamedTensor| match self.binary.wants(&output.name) {
+            true => output.tensor.data().len(),
+            false => text_size(&output.tensor),
+        };
+        let sizes = self.outputs.iter().map(|output| 100 + size(output));
+        sizes.fold(200, usize::saturating_add)
+    }
+}
+
 /// The body of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
@@ -46,12 +58,7 @@ pub struct Encoded {
 /// follows the JSON, in the order of the outputs.
 pub fn encode_infer(response: &InferResponse<'_>) -> Result<Encoded, OipError> {
     let is_binary = |output: &&NamedTensor| response.binary.wants(&output.name);
-    let size = |output: &NamedTensor| match is_binary(&output) {
-        true => output.tensor.data().len(),
-        false => text_size(&output.tensor),
-    };
-    let size: usize = response.outputs.iter().map(|output| 100 + size(output)).sum();
-    let mut body = Vec::with_capacity(200 + size);
+    let mut body = Vec::with_capacity(response.size());
     push(&mut body, response);
     // The outputs are the object's last member; the name is always before them.
     body.pop();
@@ -92,11 +99,12 @@ const ASK: &str = "ask for it with \"binary_data\": true among its parameters";
 
 /// About how many bytes the data take as text.
 fn text_size(tensor: &Tensor) -> usize {
+    let bytes = tensor.data().len();
     match tensor.datatype() {
-        DataType::Fp32 => tensor.data().len() * 3,
-        DataType::Bool => tensor.data().len() * 6,
-        DataType::Uint8 | DataType::Int8 => tensor.data().len() * 4,
-        _ => tensor.data().len() * 5 / 2,
+        DataType::Fp32 => bytes.saturating_mul(3),
+        DataType::Bool => bytes.saturating_mul(6),
+        DataType::Uint8 | DataType::Int8 => bytes.saturating_mul(4),
+        _ => bytes.saturating_mul(5) / 2,
     }
 }
 
@@ -319,6 +327,16 @@ mod tests {
                 })
                 .collect();
             let body = body_of(&outputs).unwrap().replace("\"outputs\":[", "\"inputs\":[");
+            let parameters = Map::new();
+            let response = InferResponse {
+                model_name: "m",
+                model_version: None,
+                id: None,
+                parameters: &parameters,
+                outputs: &outputs,
+                binary: &BinaryOutputs::default(),
+            };
+            assert!(body.len() < 2 * response.size(), "{} of {}", body.len(), response.size());
             let body = Bytes::from(body);
             assert_eq!(decode_infer(&body, body.len()).unwrap().inputs, outputs, "{body:?}");
             // All of them, none, or the first alone as they are; the data of the others as JSON.
