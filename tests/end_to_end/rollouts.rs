@@ -288,6 +288,30 @@ fn what_breaks_its_guardrails_is_rolled_back() {
 }
 
 #[test]
+fn it_is_watched_and_drawn_by_what_the_body_says() {
+    let host = host();
+    let user = "attributes = { user = { parameter = \"user\" } }\nunit = \"user\"\n";
+    let endpoint = |version| adder(version, "").replace(USER, user);
+    let first = host.apply(&endpoint(1));
+    let request = |user: u32| {
+        let inputs = r#"[{"name":"x","datatype":"FP32","shape":[1],"data":[0]}]"#;
+        let body = format!(r#"{{"parameters":{{"user":{user}}},"inputs":{inputs}}}"#);
+        Request::post("/v2/models/e/infer", "application/json", body)
+    };
+    let rolling = rollout("rolling", &format!("steps = 4, interval_ms = 100, {LENIENT}"));
+    let (mut next, mut seen) = (String::new(), String::new());
+    let answers = traffic(&host, request, || {
+        next = begin(&host, &format!("{rolling}{}", endpoint(2)));
+        seen = host.ok(&["rollout", "watch", "e"]);
+    });
+    check_moves_once(&answers, [&first, &next]);
+    let last = &seen[seen.rfind("endpoint ").unwrap()..];
+    for part in ["policy     rolling@1 ", "state      promoted", "have held", "100.00 %"] {
+        assert!(last.contains(part), "{part:?} is not in\n{last}");
+    }
+}
+
+#[test]
 fn recreate_frees_the_old_before_the_new() {
     let host = host();
     let first = host.apply(&adder(1, ""));

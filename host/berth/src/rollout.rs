@@ -115,7 +115,7 @@ fn show(client: &Client, rollout: &Value) {
     say(&format!("state      {state}"));
     let why = if order.is_null() { &rollout["message"] } else { &order["why"] };
     say(&format!("because    {}", cell(why)));
-    let number = |value: &Value| value.as_f64().map_or(String::new(), |ms| format!("{ms:.1}"));
+    let number = |value: &Value| value.as_f64().map_or(String::new(), |ms| format!("{ms:.2}"));
     let rows =
         rollout["arms"].as_array().map(Vec::as_slice).unwrap_or_default().iter().map(|arm| {
             let share = arm["share"].as_f64().unwrap_or_default();

@@ -85,7 +85,7 @@ pub fn reason(words: &str, share: f64, observed: &[Observed; 2]) -> String {
     let arm = |at: usize| {
         let Observed { requests, errors, refused, .. } = observed[at];
         let latency = |q: f64| {
-            observed[at].quantile(q).map_or("no time".into(), |s| format!("{:.1} ms", s * 1e3))
+            observed[at].quantile(q).map_or("no time".into(), |s| format!("{:.2} ms", s * 1e3))
         };
         format!(
             "{} {:.2} %: {requests} requests, {errors} errors, {refused} refused, half in {}, 99 % in {}",
