@@ -393,7 +393,7 @@ fn a_rollout_goes_on_after_a_crash() {
     let mut random = Random::seeded();
     let mut host = host();
     let mut live = host.apply(&adder(1, ""));
-    let steps = format!("steps = [20, 40, 60, 80, 100], interval_ms = 50, {LENIENT}");
+    let steps = format!("steps = [30, 60, 100], interval_ms = 50, {LENIENT}");
     let mut version = 1;
     for policy in ["canary", "recreate", "canary"] {
         version = version % 3 + 1;
