@@ -240,7 +240,8 @@ fn an_upload_goes_on_where_it_broke_off() {
         let rest = Proxy::start(host.admin, u64::MAX);
         assert!(push(&rest, &file).wait().unwrap().success(), "{who}");
         let sent = rest.sent();
-        assert!((size - held..size - held + HEADS).contains(&sent), "{who}: {sent} of {size}");
+        // More of what the first has sent may have been written since; no more than the proxy let through.
+        assert!((size / 2..size - held + HEADS).contains(&sent), "{who}: {sent} of {size}");
         host.apply(&tensors("big", "big@1"));
         assert_eq!(answer(&host, "big").len(), 4);
         check_partial(&host);
