@@ -403,7 +403,7 @@ fn a_rollout_goes_on_after_a_crash() {
         // Of users, each of whom asks over and over. What the host's end cuts off is not counted.
         while status(&host)["state"] == "rolling" {
             let mut connection = host.connect();
-            for _ in 0..=random.below(400) {
+            for _ in 0..=random.below(800) {
                 let user = random.below(200) as u32;
                 let answer = connection.send(&ask(user)).unwrap();
                 if answer.status != 503 {
