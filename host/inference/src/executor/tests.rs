@@ -107,13 +107,13 @@ fn threads_are_started_for_lanes_that_find_none_and_go_again() {
     let forever = (i64::MAX / 2).to_le_bytes().to_vec();
     let forever = Tensor::new(DataType::Int64, Vec::new(), forever).unwrap();
     let Lanes { executor, deadlines } = &*runtime.lanes;
-    let until_there_are = |threads: usize| {
-        while lock(&executor.shared.state).threads != threads {
+    let until_there_are = |threads: std::ops::RangeInclusive<usize>| {
+        while !threads.contains(&lock(&executor.shared.state).threads) {
             std::thread::yield_now();
         }
     };
     for _ in 0..2 {
-        until_there_are(2);
+        until_there_are(2..=2);
         let begin = |_| {
             let (entry, _) = entry(&opened, &forever, Instant::now());
             let far = Instant::now() + Duration::from_secs(3600);
@@ -122,11 +122,11 @@ fn threads_are_started_for_lanes_that_find_none_and_go_again() {
             watched
         };
         let runs: Vec<_> = (0..8).map(begin).collect();
-        // One looks out for more.
-        until_there_are(9);
+        // One looks out for more, and two that ran into each other may have started one each.
+        until_there_are(9..=10);
         drop(runs);
     }
-    until_there_are(2);
+    until_there_are(2..=2);
 }
 
 /// The models: of one every request runs alone, of the others up to 4 together.
