@@ -259,6 +259,7 @@ impl Host {
             applied: digest,
             state: EndpointState::Preparing,
             problem: None,
+            starts: 0,
             evaluation: record.and_then(|record| record.evaluation),
             rollout: None,
         };
@@ -309,14 +310,7 @@ impl Host {
                     "not live: {}",
                     error.first_line()
                 );
-                let problem = error.to_string();
-                let before = self.record(name)?.and_then(|record| record.evaluation);
-                self.note_outcome(name, live, digest, Some(problem.clone()), before, note)?;
-                if live.is_none() {
-                    self.change(|snapshot| {
-                        snapshot.waiting.insert(name.clone(), problem.clone());
-                    });
-                }
+                self.note_failed(name, live, digest, error.to_string(), note)?;
                 Err(error)
             }
         }
@@ -333,7 +327,26 @@ impl Host {
         Ok((ready, evaluation))
     }
 
-    pub(crate) fn note_outcome(
+    /// Commits why what was applied is not live; what was live goes on.
+    pub(crate) fn note_failed(
+        &self,
+        name: &Name,
+        live: Option<Digest>,
+        applied: Digest,
+        problem: String,
+        note: Note,
+    ) -> Result<(), ControlError> {
+        let before = self.record(name)?.and_then(|record| record.evaluation);
+        self.note_outcome(name, live, applied, Some(problem.clone()), before, note)?;
+        if live.is_none() {
+            self.change(|snapshot| {
+                snapshot.waiting.insert(name.clone(), problem);
+            });
+        }
+        Ok(())
+    }
+
+    fn note_outcome(
         &self,
         name: &Name,
         live: Option<Digest>,
@@ -343,7 +356,8 @@ impl Host {
         note: Note,
     ) -> Result<(), ControlError> {
         let state = if problem.is_none() { EndpointState::Live } else { EndpointState::Failed };
-        let record = EndpointRecord { live, applied, state, problem, evaluation, rollout: None };
+        let record =
+            EndpointRecord { live, applied, state, problem, starts: 0, evaluation, rollout: None };
         self.store().commit(
             None,
             &[Change::put(ENDPOINT, name.as_str(), document(&record)?)],

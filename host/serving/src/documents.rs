@@ -177,12 +177,19 @@ pub struct EndpointRecord {
     pub state: EndpointState,
     /// Why it failed, when it did.
     pub problem: Option<String>,
+    /// Starts of the host that have gone on with preparing it and did not come to an end of it.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub starts: u32,
     /// The routing policy's last evaluation, which the live revision goes on with after a restart.
     #[serde(default)]
     pub evaluation: Option<Evaluation>,
     /// How traffic moves to the revision applied last, or has moved, where a policy has a say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+}
+
+fn is_none(starts: &u32) -> bool {
+    *starts == 0
 }
 
 /// How traffic moves from the live revision, arm 0, to the next, arm 1.

@@ -24,6 +24,10 @@ use crate::warm_up::ReadInfer;
 /// Why an endpoint does not answer yet.
 pub(crate) const PREPARING: &str = "it is being prepared";
 
+/// Starts of the host that go on with what was being prepared when it ended. It may have ended for any
+/// reason, and so more than once.
+const STARTS: u32 = 4;
+
 /// On an idle host, one sweep in this many hands freed memory back to the system.
 const TRIM: u64 = 10;
 
@@ -184,27 +188,14 @@ impl Host {
         }
         for (name, record) in unfinished {
             let note = Note { who: "berth".into(), why: "went on after a restart".into() };
-            if record.problem.is_some() {
+            if record.starts >= STARTS {
                 // What ends the host is not tried at each of its starts.
-                let problem = "the host has ended twice while it was being prepared; to try it once more, apply it again";
+                let problem = "the host has ended again and again while it was being prepared; to try it once more, apply it again";
                 tracing::error!(endpoint = name.as_str(), "not live: {problem}");
-                if record.live.is_none() {
-                    self.change(|snapshot| {
-                        snapshot.waiting.insert(name.clone(), problem.to_owned());
-                    });
-                }
-                let (live, applied) = (record.live, record.applied);
-                self.note_outcome(
-                    &name,
-                    live,
-                    applied,
-                    Some(problem.into()),
-                    record.evaluation,
-                    note,
-                )?;
+                self.note_failed(&name, record.live, record.applied, problem.to_owned(), note)?;
                 continue;
             }
-            let again = EndpointRecord { problem: Some(PREPARING.to_owned()), ..record.clone() };
+            let again = EndpointRecord { starts: record.starts + 1, ..record.clone() };
             let put = Change::put(ENDPOINT, name.as_str(), document(&again)?);
             self.store().commit(None, &[put], &note)?;
             let revision = self.revision(record.applied)?;

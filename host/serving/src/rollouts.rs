@@ -225,6 +225,7 @@ impl Host {
                 applied: digest,
                 state: EndpointState::Rolling,
                 problem: None,
+                starts: 0,
                 evaluation: evaluation.clone(),
                 rollout: Some(rollout),
             };
