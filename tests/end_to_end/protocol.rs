@@ -36,6 +36,8 @@ fn what_the_protocol_asks_for_is_answered() {
     check("/v2/models/raw", "/inputs", input.clone());
     check("/v2/models/raw", "/outputs", scores);
     check("/v2/models/raw", "/properties/model:default", json!("digits@2"));
+    check("/v2/models/raw", "/properties/model:default.opset", json!("21"));
+    check("/v2/models/raw", "/properties/model:default.shape:input", json!("[batch, 64]"));
     check("/v2/models/raw/versions/main", "/inputs", input);
     check("/v2/models/raw/ready", "", json!({"name": "raw", "ready": true}));
     check("/v2/models/raw/versions/main/ready", "/ready", json!(true));

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::files::{self, DIGITS_CONFIG, bare, digits_endpoint, guest, plugin};
 use crate::support::host::{berth, check_refused};
-use crate::support::{Host, Request};
+use crate::support::{Host, Request, beside, onnx};
 
 #[test]
 pub(crate) fn components_that_are_no_plugins_are_refused() {
@@ -72,6 +72,27 @@ fn models_that_do_not_parse_are_refused() {
     }
     host.refused(&["model", "push", "m", "missing.onnx"], "cannot open missing.onnx");
     assert_eq!(host.json(&["model", "list"]), json!([]));
+}
+
+/// ONNX Runtime does not guard itself against such models; the host does not open them.
+#[test]
+fn models_that_end_their_process_or_take_too_much_are_refused() {
+    let host = Host::with_healthy(&["--trial-cpu", "1"]);
+    for (name, model, part) in [
+        ("fatal", onnx::fatal(), "a division of whole numbers that has no result"),
+        ("slow", onnx::slow_to_open(), "give `berth serve` a higher --trial-cpu"),
+    ] {
+        let file = host.file(&format!("{name}.onnx"), model);
+        let file = file.to_str().unwrap();
+        beside(&host, &Request::healthy(), |_| {
+            let pushed = host.cli(&["model", "push", name, file]);
+            let said = format!("{file} is not pushed: model {name}: the file is refused");
+            check_refused(name, &pushed, &said);
+            check_refused(name, &pushed, part);
+        });
+        host.refused(&["model", "show", name], &format!("there is no model {name}"));
+    }
+    assert_eq!(host.push_model("adder", &onnx::adder(1.0)), 1);
 }
 
 #[test]

@@ -420,6 +420,49 @@ fn a_rollout_goes_on_after_a_crash() {
 }
 
 #[test]
+fn a_rollout_that_the_host_never_survives_is_given_up() {
+    let mut host = host();
+    let live = host.apply(&adder(1, ""));
+    begin(&host, &adder(2, &held(50)));
+    until("both answer", || status(&host)["arms"][1]["share"] == 0.5);
+    for _ in 0..33 {
+        assert_eq!(status(&host)["state"], "rolling");
+        host.kill();
+        host.restart();
+    }
+    assert_eq!(outcome(&host), "aborted");
+    let why = status(&host)["order"]["why"].clone();
+    assert!(why.as_str().unwrap().starts_with("the host has ended again and again"), "{why}");
+    for user in 0..20 {
+        assert_eq!(host.send(&ask(user)).revision(), live);
+    }
+}
+
+#[test]
+fn revisions_that_take_other_inputs_are_told() {
+    let host = host();
+    host.push_model("two", &onnx::two_inputs());
+    let live = host.apply(&adder(1, ""));
+    let two = |rollout: &str| format!("name = \"e\"\n{USER}{rollout}\n{}", bare("main", "two@1"));
+    let part = "two@1 takes no input \"x\", and adder@1 does";
+    for policy in ["canary", "blue-green"] {
+        begin(&host, &two(&rollout(policy, "")));
+        assert_eq!(outcome(&host), "aborted", "{policy}");
+        let why = status(&host)["order"]["why"].as_str().unwrap().to_owned();
+        assert!(why.contains(part) && why.contains("without [rollout]"), "{why}");
+        assert_eq!(host.send(&ask(1)).revision(), live);
+    }
+    // One that all requests go to at once may, and whoever applies it is told.
+    let file = host.file("two.toml", two(""));
+    for dry in [&["--dry-run"][..], &[]] {
+        let arguments = [&["apply", file.to_str().unwrap()], dry].concat();
+        let changes = host.json(&arguments)["changes"].to_string();
+        assert!(changes.contains("clients: two@1 takes no input"), "{changes}");
+    }
+    assert_eq!(host.send(&ask(1)).status, 400);
+}
+
+#[test]
 pub(crate) fn a_policy_that_fails_leaves_the_live_revision() {
     let host = host();
     host.push("plugin", "policy-faults", &guest("policy-faults"));

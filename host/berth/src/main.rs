@@ -19,10 +19,12 @@ mod spec_text;
 mod table;
 mod verbs;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use berth_plugin::CompileLimits;
+use berth_inference::trial::{TRY_COMMAND, try_here};
+use berth_plugin::Bounds;
 use berth_plugin::compiler::{COMPILE_COMMAND, compile_standard_input};
 use clap::{Parser, Subcommand};
 
@@ -58,6 +60,21 @@ enum Command {
         #[arg(long)]
         memory: u64,
     },
+    /// What the host starts for each model: opens it, runs it, and says what it found.
+    #[command(name = TRY_COMMAND, hide = true)]
+    TryModel {
+        /// Seconds of CPU time.
+        #[arg(long)]
+        cpu: u64,
+        /// ONNX Runtime's library.
+        #[arg(long)]
+        onnxruntime: PathBuf,
+        /// How it would be opened.
+        #[arg(long)]
+        options: String,
+        /// The model.
+        file: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -69,8 +86,12 @@ fn main() -> ExitCode {
         Command::Endpoint(command) => command.run(),
         Command::Rollout(command) => command.run(),
         Command::CompileComponent { cpu, memory } => {
-            let limits = CompileLimits { cpu: Duration::from_secs(cpu), memory };
-            compile_standard_input(limits).map_err(anyhow::Error::from)
+            let bounds = Bounds { cpu: Duration::from_secs(cpu), memory: Some(memory) };
+            compile_standard_input(bounds).map_err(anyhow::Error::from)
+        }
+        Command::TryModel { cpu, onnxruntime, options, file } => {
+            let bounds = Bounds { cpu: Duration::from_secs(cpu), memory: None };
+            try_here(bounds, &onnxruntime, &options, &file).map_err(anyhow::Error::from)
         }
     };
     match done {

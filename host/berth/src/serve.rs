@@ -11,10 +11,11 @@ use berth_api::admin::{self, Admin};
 use berth_api::body::Bodies;
 use berth_api::data::{self, Data};
 use berth_api::oip;
+use berth_inference::trial::{TRIAL_CPU, Trials};
 use berth_inference::{Runtime, RuntimeOptions};
 use berth_monitor::Exporter;
 use berth_plugin::engine::Engines;
-use berth_plugin::{CompileLimits, EngineOptions, ProcessorLimits};
+use berth_plugin::{Bounds as ApartBounds, COMPILE_BOUNDS, EngineOptions, ProcessorLimits};
 use berth_serving::{Host, HostOptions};
 use berth_store::Store;
 use tokio::net::TcpListener;
@@ -81,11 +82,15 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     processor_host: u64,
     /// The most CPU time of compiling one component, in seconds; by the clock four times as long.
-    #[arg(long, value_name = "S", default_value_t = CompileLimits::default().cpu.as_secs())]
+    #[arg(long, value_name = "S", default_value_t = COMPILE_BOUNDS.cpu.as_secs())]
     compile_cpu: u64,
     /// The most memory of compiling one component, in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = CompileLimits::default().memory >> 20)]
+    #[arg(long, value_name = "MIB", default_value_t = COMPILE_BOUNDS.memory.unwrap_or_default() >> 20)]
     compile_memory: u64,
+    /// The most CPU time of trying one model before it is opened, in seconds; by the clock four times
+    /// as long.
+    #[arg(long, value_name = "S", default_value_t = TRIAL_CPU.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
+    trial_cpu: u64,
     /// How long a replaced revision stays warm for a rollback, in seconds.
     #[arg(long, value_name = "S", default_value_t = 60)]
     bake: u64,
@@ -130,7 +135,9 @@ impl Serve {
         let each = self.max_runs.map_or(cores, usize::from);
         let instances = self.max_instances.unwrap_or(INSTANCES_PER_CORE * cores).max(1);
         let exporter = Exporter::install()?;
-        let inference = Runtime::load(self.onnxruntime.as_deref(), RuntimeOptions { each })?;
+        let trials = Trials { program: this_program()?, cpu: Duration::from_secs(self.trial_cpu) };
+        let options = RuntimeOptions { each, trials: Some(trials) };
+        let inference = Runtime::load(self.onnxruntime.as_deref(), options)?;
         let store = Store::open(&self.data)?;
         let engines = Engines::new(EngineOptions {
             cache: store.folder().join("compiled"),
@@ -142,9 +149,9 @@ impl Serve {
                 host_bytes: self.processor_host << 20,
             },
             compiler: this_program()?,
-            compile_limits: CompileLimits {
+            compile_bounds: ApartBounds {
                 cpu: Duration::from_secs(self.compile_cpu),
-                memory: self.compile_memory << 20,
+                memory: Some(self.compile_memory << 20),
             },
         })?;
         let options = HostOptions {

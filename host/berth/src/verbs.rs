@@ -121,8 +121,9 @@ impl<K: Kind + Send + Sync + 'static> Artifact<K> {
 fn run_artifact<K: Kind>(verb: ArtifactVerb, client: &Client) -> anyhow::Result<()> {
     match verb {
         ArtifactVerb::Push { name, file, message } => {
-            let pushed =
-                K::push(client, &format!("{}/{name}", K::PATH), &[("why", &message)], &file)?;
+            let path = format!("{}/{name}", K::PATH);
+            let pushed = K::push(client, &path, &[("why", &message)], &file)
+                .with_context(|| format!("{} is not pushed", file.display()))?;
             if client.json {
                 print_json(&pushed);
             } else {

@@ -6,6 +6,7 @@
 //!   fair share for each lane
 //! - `batch`: inferences of several requests as one run
 //! - [`probe`]: whether that is safe for a model
+//! - [`trial`]: the process in which a model is tried before it is opened
 //! - [`data_files`]: the files beside a model that hold its weights
 //! - `deadline`: stops runs whose time is up
 //! - `pace`: how long a model takes, and so whether a run stays on its caller's thread
@@ -23,6 +24,7 @@ pub mod onnxruntime;
 mod pace;
 pub mod probe;
 pub mod runtime;
+pub mod trial;
 
 pub use data_files::DataFileError;
 pub use executor::Lane;
@@ -30,3 +32,4 @@ pub use model::{BatchOptions, InferenceError, Model, ModelOptions, Opened};
 pub use onnxruntime::{OpenError, Providers, RuntimeError};
 pub use probe::Batching;
 pub use runtime::{Runtime, RuntimeOptions};
+pub use trial::Tried;

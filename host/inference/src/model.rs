@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use berth_tensor::{DataType, NamedTensor, Tensor, TensorType};
+use serde::{Deserialize, Serialize};
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
 
@@ -84,7 +85,7 @@ impl std::ops::Deref for Model {
 }
 
 /// How the inferences of a model are queued and run together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BatchOptions {
     /// The most rows of one run, the sum of the leading dimensions of its requests: 1 for every
     /// request alone. Without it, the model decides: alone where running together is not safe or
@@ -105,7 +106,7 @@ impl Default for BatchOptions {
 }
 
 /// How a model is opened and run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ModelOptions {
     /// How its inferences are queued and run together.
     pub batch: BatchOptions,
@@ -130,10 +131,12 @@ impl Opened {
         options: BatchOptions,
         bytes: u64,
         lanes: Arc<Lanes>,
+        batching: Option<Batching>,
     ) -> Self {
         let session = Arc::new(session);
         let pace = Pace::measure(name, &session, &lanes.deadlines);
-        let batching = probe::judge(&session, options.most, &lanes.deadlines);
+        let batching =
+            batching.unwrap_or_else(|| probe::judge(&session, options.most, &lanes.deadlines));
         let index = |types: &[TensorType]| {
             types.iter().enumerate().map(|(index, ty)| (ty.name.clone(), index)).collect()
         };

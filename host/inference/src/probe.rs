@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use berth_tensor::{DataType, Tensor};
 use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
 
 use crate::batch;
 use crate::deadline::Deadlines;
@@ -38,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const TRIALS: u64 = 4;
 /// What a dimension is probed with that varies beside the leading one.
 const OTHER: u64 = 4;
+/// Sizes of the rows of a second trial.
+const UNEVEN: [f64; 3] = [1.0, 0.0625, 16.0];
 /// A model with larger inputs is not probed, in bytes for a row.
 const LARGEST: u64 = 64 << 20;
 /// How far the results of floating-point outputs may be apart, absolutely and relatively; sums are
@@ -50,7 +53,8 @@ const TOLERANCE: [(DataType, f64, f64); 4] = [
 ];
 
 /// Whether requests for a model may run as one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Batching {
     /// They do, up to so many rows.
     Together {
@@ -112,6 +116,10 @@ pub(crate) fn judge(session: &Arc<Session>, most: Option<u32>, deadlines: &Deadl
     }
 }
 
+fn failed(rows: &str) -> impl FnOnce(String) -> String {
+    move |problem| format!("it could not be tried with {rows}: {problem}")
+}
+
 struct Probe<'a> {
     session: &'a Arc<Session>,
     deadlines: &'a Deadlines,
@@ -120,10 +128,6 @@ struct Probe<'a> {
 impl Probe<'_> {
     /// Runs one row, then two others, then all three, and compares.
     fn agrees(&self) -> Result<(), String> {
-        let failed = |rows: &str| {
-            let rows = rows.to_owned();
-            move |problem: String| format!("it could not be tried with {rows}: {problem}")
-        };
         // What comes to the same for any row says nothing of how rows would mix; whole numbers are
         // few, so that rows may be alike by chance.
         let differ = |output: &Tensor| {
@@ -132,7 +136,7 @@ impl Probe<'_> {
         };
         let mut tried = None;
         for seed in 1..=TRIALS {
-            let three = self.inputs(3, seed)?;
+            let three = self.inputs(3, seed, &[1.0])?;
             let all = self.run(&three).map_err(failed("three rows"))?.0;
             let telling = all.iter().map(differ).collect::<Result<Vec<_>, _>>()?;
             if telling.contains(&true) {
@@ -143,8 +147,17 @@ impl Probe<'_> {
         let Some((three, all)) = tried else {
             return Err("a trial tells nothing: every row comes to the same".to_owned());
         };
-        let one = self.run(&part(&three, 0..1)?).map_err(failed("one row"))?.0;
-        let two = self.run(&part(&three, 1..3)?).map_err(failed("two rows"))?.0;
+        self.agrees_on(&three, &all)?;
+        // A model that quantises by what it finds may treat a small row by the measure of a large one.
+        let uneven = self.inputs(3, 1, &UNEVEN)?;
+        let all = self.run(&uneven).map_err(failed("uneven rows"))?.0;
+        self.agrees_on(&uneven, &all)
+    }
+
+    /// Whether three rows, which have come to `all` together, come to the same in two parts.
+    fn agrees_on(&self, three: &[Tensor], all: &[Tensor]) -> Result<(), String> {
+        let one = self.run(&part(three, 0..1)?).map_err(failed("one row"))?.0;
+        let two = self.run(&part(three, 1..3)?).map_err(failed("two rows"))?.0;
         for (index, output) in all.iter().enumerate() {
             let name = &self.session.outputs[index].name;
             let parts = batch::split(output, &[1, 2])?;
@@ -163,7 +176,7 @@ impl Probe<'_> {
     /// they are.
     fn brings_nothing(&self) -> Result<Option<String>, String> {
         let longest = if self.session.on_device { LONGEST_ON_DEVICE } else { LONGEST };
-        let several = self.inputs(MEASURED, 1)?;
+        let several = self.inputs(MEASURED, 1, &[1.0])?;
         let alone = part(&several, 0..1)?;
         let shortest = |inputs: &[Tensor], longest: Duration| {
             let mut shortest = Duration::MAX;
@@ -199,8 +212,9 @@ impl Probe<'_> {
         Ok((answer, clock(self.session).saturating_sub(start)))
     }
 
-    /// Inputs of so many rows, each another.
-    fn inputs(&self, rows: u64, seed: u64) -> Result<Vec<Tensor>, String> {
+    /// Inputs of so many rows, each another. Their numbers lie between -1 and 1, times one of `sizes` for
+    /// each row in turn.
+    fn inputs(&self, rows: u64, seed: u64, sizes: &[f64]) -> Result<Vec<Tensor>, String> {
         let mut state = seed;
         let input = |ty: &berth_tensor::TensorType| {
             let mut shape: Vec<u64> =
@@ -209,7 +223,8 @@ impl Probe<'_> {
             let count = berth_tensor::tensor::elements(&shape)
                 .filter(|count| count / rows * ty.datatype.size().unwrap_or(8) as u64 <= LARGEST)
                 .ok_or_else(|| format!("a row of input {:?} is too large to be tried", ty.name))?;
-            let values = (0..count).map(|_| random(&mut state));
+            let row = |at: u64| (at / (count / rows).max(1)) as usize;
+            let values = (0..count).map(|at| (random(&mut state), sizes[row(at) % sizes.len()]));
             random_tensor(ty.datatype, shape, values).map_err(|error| error.to_string())
         };
         self.session.inputs.iter().map(input).collect()
@@ -225,15 +240,16 @@ fn random(state: &mut u64) -> f64 {
     ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Numbers between -1 and 1; whole ones are 0 or 1, which is an index or a mask almost anywhere.
+/// From numbers between 0 and 1, and of what size each is to be: numbers between -1 and 1 of that size;
+/// whole ones are 0 or 1, which is an index or a mask almost anywhere.
 fn random_tensor(
     datatype: DataType,
     shape: Vec<u64>,
-    values: impl Iterator<Item = f64>,
+    values: impl Iterator<Item = (f64, f64)>,
 ) -> Result<Tensor, berth_tensor::TensorError> {
     let mut data = Vec::new();
-    for value in values {
-        let (signed, bit) = (2.0 * value - 1.0, u8::from(value > 0.5));
+    for (value, size) in values {
+        let (signed, bit) = (size * (2.0 * value - 1.0), u8::from(value > 0.5));
         match datatype {
             DataType::Fp64 => data.extend_from_slice(&signed.to_le_bytes()),
             DataType::Fp32 => data.extend_from_slice(&(signed as f32).to_le_bytes()),
@@ -266,8 +282,13 @@ fn close(one: &Tensor, two: &Tensor) -> bool {
     let Some(&(datatype, absolute, relative)) = tolerance else {
         return one.data() == two.data();
     };
+    // Where some numbers are large, the others are sums of large numbers.
+    let finite = numbers(datatype, two.data()).filter(|b| b.is_finite());
+    let largest = finite.fold(1.0, |most: f64, b| most.max(b.abs()));
     let near = |(a, b): (f64, f64)| {
-        (a.is_nan() && b.is_nan()) || a == b || (a - b).abs() <= absolute + relative * b.abs()
+        (a.is_nan() && b.is_nan())
+            || a == b
+            || (a - b).abs() <= absolute * largest + relative * b.abs()
     };
     numbers(datatype, one.data()).zip(numbers(datatype, two.data())).all(near)
 }

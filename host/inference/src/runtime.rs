@@ -12,6 +12,7 @@ use crate::model::{ModelOptions, Opened};
 use crate::onnxruntime::library::Library;
 use crate::onnxruntime::session::Session;
 use crate::onnxruntime::{OpenError, RuntimeError, providers};
+use crate::trial::{Trials, Tried};
 
 /// How much a runtime takes on at once.
 #[derive(Clone, Debug)]
@@ -20,12 +21,15 @@ pub struct RuntimeOptions {
     /// many threads for all lanes together, and up to 256 more while lanes that have none running
     /// would wait for one: so slow lanes hold up no other.
     pub each: usize,
+    /// How models are tried before they are opened. Without it they are not, and one that ends the
+    /// process that opens it ends this one.
+    pub trials: Option<Trials>,
 }
 
 impl Default for RuntimeOptions {
-    /// As many as the machine has cores.
+    /// As many as the machine has cores, and no trials.
     fn default() -> Self {
-        Self { each: available_parallelism().map_or(1, usize::from) }
+        Self { each: available_parallelism().map_or(1, usize::from), trials: None }
     }
 }
 
@@ -36,6 +40,7 @@ pub struct Runtime {
     pub(crate) lanes: Arc<Lanes>,
     /// Held by what is done aside.
     aside: Arc<Mutex<()>>,
+    trials: Option<Trials>,
 }
 
 /// What the models of a runtime share.
@@ -58,7 +63,8 @@ impl Runtime {
         };
         let executor = Executor::start(options.each).map_err(start)?;
         let deadlines = Deadlines::start().map_err(start)?;
-        Ok(Self { lanes: Arc::new(Lanes { executor, deadlines }), library, aside: Arc::default() })
+        let lanes = Arc::new(Lanes { executor, deadlines });
+        Ok(Self { lanes, library, aside: Arc::default(), trials: options.trials })
     }
 
     /// ONNX Runtime's version, such as `1.31.1`.
@@ -97,6 +103,20 @@ impl Runtime {
         })
     }
 
+    /// Tries a model in a process of its own: opens it, runs it on zeros, and finds out whether its
+    /// requests may run together. What ends that process, or takes it too much, is an error. Blocks.
+    pub fn try_out(
+        &self,
+        name: &str,
+        file: &Path,
+        options: &ModelOptions,
+    ) -> Result<Tried, OpenError> {
+        match &self.trials {
+            Some(trials) => trials.try_apart(&self.library, name, file, options),
+            None => Ok(Tried::Unknown),
+        }
+    }
+
     /// Opens a model and runs it once on zeros, so that the first request finds it warm. The files
     /// that it names for its weights lie beside it or below.
     ///
@@ -107,6 +127,17 @@ impl Runtime {
         name: &str,
         file: &Path,
         options: &ModelOptions,
+    ) -> Result<Arc<Opened>, OpenError> {
+        self.open_tried(name, file, options, Tried::Unknown)
+    }
+
+    /// As [`open`](Self::open), with what [`try_out`](Self::try_out) has found.
+    pub fn open_tried(
+        &self,
+        name: &str,
+        file: &Path,
+        options: &ModelOptions,
+        tried: Tried,
     ) -> Result<Arc<Opened>, OpenError> {
         let data = match data_files::beside(file) {
             // The session says best what is wrong with the model's file itself.
@@ -120,7 +151,12 @@ impl Runtime {
         let session = Session::open(&self.library, name, file, &options.providers)?;
         let files = data.values().map(PathBuf::as_path).chain([file]);
         let bytes = files.map(|file| file.metadata().map_or(0, |metadata| metadata.len())).sum();
-        Ok(Arc::new(Opened::new(name, session, options.batch, bytes, Arc::clone(&self.lanes))))
+        let batching = match tried {
+            Tried::Opens(batching) => Some(batching),
+            Tried::Unknown => None,
+        };
+        let lanes = Arc::clone(&self.lanes);
+        Ok(Arc::new(Opened::new(name, session, options.batch, bytes, lanes, batching)))
     }
 
     /// A new lane: whoever runs models through it has a fair share of the threads.

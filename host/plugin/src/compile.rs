@@ -7,28 +7,25 @@
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use berth_apart::{Bounds, Ended};
 use berth_tensor::Digest;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use crate::bindings::policy::exports::berth::plugin::evaluating;
 use crate::bindings::processor::ProcessorPre;
-use crate::compiler::{COMPILE_COMMAND, CompileLimits};
+use crate::compiler::COMPILE_COMMAND;
 use crate::engine::Engines;
 use crate::inspect::{CACHE, Inspection, Kind, LoadError, inspect};
 
 /// The largest component that is compiled, in bytes.
 pub const COMPONENT_SIZE: usize = 64 << 20;
-
-/// The most that is kept of what a compiling process says, in bytes.
-const SAID: u64 = 64 << 10;
 
 /// A component ready to be bound.
 #[derive(Clone)]
@@ -76,7 +73,7 @@ impl Engines {
             return Ok(compiled);
         }
         let start = Instant::now();
-        compile_apart(&self.options.compiler, self.options.compile_limits, bytes, &file)?;
+        compile_apart(&self.options.compiler, self.options.compile_bounds, bytes, &file)?;
         let compile = start.elapsed();
         let start = Instant::now();
         let component = load(engine, &file)
@@ -158,7 +155,7 @@ fn load(engine: &Engine, file: &Path) -> wasmtime::Result<Component> {
 /// much time or memory can be given up.
 fn compile_apart(
     program: &Path,
-    limits: CompileLimits,
+    bounds: Bounds,
     bytes: &[u8],
     file: &Path,
 ) -> Result<(), LoadError> {
@@ -170,14 +167,12 @@ fn compile_apart(
         let mut command = Command::new(program);
         command
             .arg(COMPILE_COMMAND)
-            .arg(format!("--cpu={}", limits.cpu.as_secs()))
-            .arg(format!("--memory={}", limits.memory))
-            .stdin(File::open(&source)?)
-            .stdout(written.try_clone()?)
-            .env_remove("RUST_BACKTRACE")
-            // A signal from the terminal is for the host, which then decides.
-            .process_group(0);
-        run(command, limits)?;
+            .arg(format!("--cpu={}", bounds.cpu.as_secs()))
+            .arg(format!("--memory={}", bounds.memory.unwrap_or(u64::MAX)))
+            .stdin(File::open(&source)?);
+        let output = Stdio::from(written.try_clone()?);
+        let ended = berth_apart::run(command, bounds, Some(output)).map_err(LoadError::Compiler)?;
+        verdict(&ended, bounds)?;
         let digest = Digest::read(File::open(&code)?)?;
         // The compiler has moved the place at which both write to its end.
         written.write_all(digest.as_bytes())?;
@@ -193,60 +188,35 @@ fn compile_apart(
     compiled
 }
 
-/// Waits for a compiling process to end well, and no longer than four times the CPU time that it
-/// may take: it stands back where others want the cores.
-fn run(mut command: Command, limits: CompileLimits) -> Result<(), LoadError> {
-    let mut child = command.stderr(Stdio::piped()).spawn().map_err(LoadError::Compiler)?;
-    let (said, heard) = mpsc::channel();
-    if let Some(stderr) = child.stderr.take() {
-        // Its standard error ends when it does: reading to the end is waiting for it.
-        std::thread::Builder::new()
-            .name("compiling".into())
-            .spawn(move || {
-                let mut text = Vec::new();
-                let mut first = stderr.take(SAID);
-                let _ = first.read_to_end(&mut text);
-                let _ = std::io::copy(&mut first.into_inner(), &mut std::io::sink());
-                let _ = said.send(String::from_utf8_lossy(&text).into_owned());
-            })
-            .map_err(LoadError::Compiler)?;
-    }
-    let most = 4 * limits.cpu;
-    let said = heard.recv_timeout(most);
-    if said.is_err() {
-        // It may have ended just now, which is as good.
-        let _ = child.kill();
-    }
-    let status = child.wait().map_err(LoadError::Compiler)?;
-    match said {
-        Ok(said) => verdict(status, &said, limits),
-        Err(_) => Err(too_costly(format!("{} s", most.as_secs()), "--compile-cpu")),
-    }
-}
-
 /// What the end of a compiling process says about the component.
-fn verdict(status: ExitStatus, said: &str, limits: CompileLimits) -> Result<(), LoadError> {
+fn verdict(ended: &Ended, bounds: Bounds) -> Result<(), LoadError> {
     let no_memory = ["memory allocation of", "Cannot allocate memory", "out of memory"];
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    match (status.code(), status.signal()) {
+    let Some(status) = ended.status else {
+        return Err(too_costly(format!("{} s", bounds.time().as_secs()), "--compile-cpu"));
+    };
+    match (status.code(), ended.signal()) {
         (Some(0), _) => Ok(()),
         (_, Some(libc::SIGXCPU)) => {
-            let cpu = format!("{} s of CPU time", limits.cpu.as_secs());
+            let cpu = format!("{} s of CPU time", bounds.cpu.as_secs());
             Err(too_costly(cpu, "--compile-cpu"))
         }
-        _ if no_memory.iter().any(|words| said.contains(words)) => {
-            let memory = format!("{} MiB of memory", limits.memory >> 20);
+        _ if no_memory.iter().any(|words| ended.said.contains(words)) => {
+            let memory = format!("{} MiB of memory", bounds.memory.unwrap_or_default() >> 20);
             Err(too_costly(memory, "--compile-memory"))
         }
         (Some(1), _) => {
-            let said = last.strip_prefix("berth: ").unwrap_or(last);
+            let said = ended.last_words();
+            let said = said.strip_prefix("berth: ").unwrap_or(said);
             Err(match said.strip_prefix(CACHE) {
                 Some(problem) => LoadError::Cache(io::Error::other(problem)),
                 None => LoadError::Refused(said.to_owned()),
             })
         }
         (_, Some(libc::SIGXFSZ)) => Err(io::Error::from_raw_os_error(libc::EFBIG).into()),
-        _ => Err(LoadError::Compile(format!("the compiler ended with {status}: {last:?}"))),
+        _ => {
+            let last = ended.last_words();
+            Err(LoadError::Compile(format!("the compiler ended with {status}: {last:?}")))
+        }
     }
 }
 

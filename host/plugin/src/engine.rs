@@ -11,13 +11,13 @@ use wasmtime::{
 };
 
 use crate::clock::Clock;
-use crate::compiler::CompileLimits;
 use crate::policy::PolicyState;
 use crate::state::State;
 use crate::trap::FRAMES;
 use crate::turns::Turns;
 use crate::wasi;
 use crate::{assets, bindings, exchange, model, nn};
+use berth_apart::Bounds;
 
 /// What the operator sets for all plugins.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub struct EngineOptions {
     /// The program that compiles: `berth` itself.
     pub compiler: PathBuf,
     /// What compiling one component may take.
-    pub compile_limits: CompileLimits,
+    pub compile_bounds: Bounds,
 }
 
 /// What one call of a processor may use.

@@ -38,8 +38,9 @@ mod turns;
 pub mod wasi;
 
 pub use assets::{Asset, Assets};
+pub use berth_apart::Bounds;
 pub use compile::{CompileTimes, Compiled};
-pub use compiler::CompileLimits;
+pub use compiler::COMPILE_BOUNDS;
 pub use decision::{
     ArmEvaluation, ArmState, Decision, Evaluation, Phase, Plan, PolicyError, Share,
 };

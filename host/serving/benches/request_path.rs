@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use berth_plugin::engine::Engines;
 use berth_plugin::observing::Arm;
 use berth_plugin::{
-    Bindings, Body, Call, CompileLimits, Compiled, EngineOptions, Observation, Policy, Processor,
+    Bindings, Body, COMPILE_BOUNDS, Call, Compiled, EngineOptions, Observation, Policy, Processor,
     ProcessorLimits, Request, Sink, Subject,
 };
 use berth_serving::draw::Shares;
@@ -62,7 +62,7 @@ fn engines(folder: &Path) -> Arc<Engines> {
         max_instances: 64,
         limits: ProcessorLimits::default(),
         compiler: told("BERTH_BIN"),
-        compile_limits: CompileLimits::default(),
+        compile_bounds: COMPILE_BOUNDS,
     };
     Engines::new(options).expect("the engines start")
 }

@@ -25,6 +25,13 @@ impl LiveRevision {
         }
         Ok(())
     }
+
+    /// What clients of `before` can no longer send, if there is something: whoever does not ask for a
+    /// variant goes by what the first one says of itself.
+    pub(crate) fn takes_no_longer(&self, before: &Self) -> Option<String> {
+        let (next, live) = (self.variants.first()?, before.variants.first()?);
+        lacks(next, live)
+    }
 }
 
 /// What a variant takes, as far as it says.

@@ -122,7 +122,7 @@ impl Host {
         let revision = self.resolve(&spec)?;
         let rollout = self.resolve_rollout(&spec)?;
         let start = Instant::now();
-        self.try_out(&revision).await?;
+        let (ready, _) = self.try_out(&revision).await?;
         if let Some(asked) = rollout {
             let (host, next) = (Arc::clone(self), revision.clone());
             blocking(move || host.try_rollout(asked, &next)).await?;
@@ -132,7 +132,11 @@ impl Host {
         Ok(Applied {
             changed: live != Some(revision.digest()),
             state: record.map_or(EndpointState::Preparing, |record| record.state),
-            changes: self.changes(live, &revision),
+            changes: self
+                .changes(live, &revision)
+                .into_iter()
+                .chain(self.takes_no_longer(&ready))
+                .collect(),
             ready_ms: start.elapsed().as_secs_f64() * 1e3,
             revision: revision.digest().short(),
             endpoint: revision.endpoint,
@@ -281,27 +285,35 @@ impl Host {
         });
         if wait {
             let done = work.await.map_err(|error| ControlError::Host(error.to_string()))?;
-            applied.ready_ms = done?.as_secs_f64() * 1e3;
+            let (took, no_longer) = done?;
+            applied.ready_ms = took.as_secs_f64() * 1e3;
+            applied.changes.extend(no_longer);
             applied.state = EndpointState::Live;
         }
         Ok(applied)
     }
 
-    /// Makes a committed revision ready and lets it take over, or notes why it cannot.
+    /// Makes a committed revision ready and lets it take over, or notes why it cannot. Answers how long
+    /// it took, and what clients can send no longer.
     pub(crate) async fn make_live(
         &self,
         revision: &Revision,
         live: Option<Digest>,
         note: Note,
-    ) -> Result<Duration, ControlError> {
+    ) -> Result<(Duration, Option<String>), ControlError> {
         let (name, digest) = (&revision.endpoint, revision.digest());
         let start = Instant::now();
         match self.try_out(revision).await {
             Ok((ready, evaluation)) => {
                 self.note_outcome(name, Some(digest), digest, None, evaluation, note)?;
+                let no_longer = self.takes_no_longer(&ready);
                 self.go_live(ready);
-                tracing::info!(endpoint = name.as_str(), revision = digest.short(), "live");
-                Ok(start.elapsed())
+                let revision = digest.short();
+                tracing::info!(endpoint = name.as_str(), revision, "live");
+                if let Some(no_longer) = &no_longer {
+                    tracing::warn!(endpoint = name.as_str(), revision, "{no_longer}");
+                }
+                Ok((start.elapsed(), no_longer))
             }
             Err(error) => {
                 tracing::warn!(
@@ -314,6 +326,14 @@ impl Host {
                 Err(error)
             }
         }
+    }
+
+    /// What clients of the endpoint can send no longer once this revision is live, for operators.
+    fn takes_no_longer(&self, ready: &LiveRevision) -> Option<String> {
+        let snapshot = self.snapshot.load();
+        let live = snapshot.live.get(&ready.endpoint)?.standing().ok()?;
+        let problem = ready.takes_no_longer(&live)?;
+        Some(format!("clients: {problem}: their requests will be refused"))
     }
 
     /// Makes a revision ready and sees that it answers as it should.

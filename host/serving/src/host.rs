@@ -141,8 +141,9 @@ impl Host {
             snapshot.waiting.extend(waiting);
         });
         for (name, record) in records {
-            if let (EndpointState::Rolling, Some(rollout)) = (record.state, &record.rollout) {
-                if let Err(error) = self.restore_rollout(&name, rollout).await {
+            if let (EndpointState::Rolling, Some(rollout)) = (record.state, record.rollout.clone())
+            {
+                if let Err(error) = self.restore_rollout(&name, record, rollout).await {
                     tracing::error!(endpoint = name.as_str(), "does not answer: {error}");
                     self.change(|snapshot| {
                         snapshot.waiting.insert(name.clone(), error.to_string());

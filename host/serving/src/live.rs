@@ -170,7 +170,7 @@ pub struct Metadata {
     pub outputs: Vec<TensorType>,
     /// Media types of bodies that it takes and answers, when it has a processor.
     pub bodies: Option<(Vec<String>, Option<String>)>,
-    /// Its models and processor by name.
+    /// Its models and processor by name, and what the models' files say of themselves.
     pub parts: Vec<(String, String)>,
 }
 
@@ -221,9 +221,7 @@ impl LiveRevision {
             None => &self.variants[0],
             Some(name) => &self.variants[self.find(name)?],
         };
-        let models = variant.models.iter();
-        let models = models.map(|bound| (format!("model:{}", bound.role), bound.name.clone()));
-        let mut parts: Vec<(String, String)> = models.collect();
+        let mut parts: Vec<(String, String)> = variant.models.iter().flat_map(told).collect();
         Ok(match &variant.way {
             Way::Model(model) => Metadata {
                 inputs: model.inputs().to_vec(),
@@ -399,6 +397,24 @@ impl LiveRevision {
         let reply = Box::pin(processor.process(call)).await?;
         check_reply(reply, signature, wants_tensors)
     }
+}
+
+/// What metadata tells of a model: its name, what its file says of itself, and the shapes in which
+/// dimensions have names.
+fn told(bound: &BoundModel) -> Vec<(String, String)> {
+    let BoundModel { role, name, model } = bound;
+    let mut told = vec![(format!("model:{role}"), name.clone())];
+    let properties = model.properties().iter();
+    told.extend(properties.map(|(key, value)| (format!("model:{role}.{key}"), value.clone())));
+    for ty in model.inputs().iter().chain(model.outputs()) {
+        let Some(names) = model.symbols().get(&ty.name) else { continue };
+        let dimension = |(name, size): (&String, &i64)| {
+            if name.is_empty() { size.to_string() } else { name.clone() }
+        };
+        let shape: Vec<_> = names.iter().zip(&ty.shape).map(dimension).collect();
+        told.push((format!("model:{role}.shape:{}", ty.name), format!("[{}]", shape.join(", "))));
+    }
+    told
 }
 
 /// Refuses tensors that the processor's signature does not take.

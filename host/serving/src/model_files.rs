@@ -1,14 +1,16 @@
 //! A model's files in the store: looked for, laid out beside each other, opened, placed.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use berth_inference::{ModelOptions, OpenError, Opened, Runtime, data_files};
+use berth_inference::{ModelOptions, OpenError, Opened, Tried, data_files};
 use berth_store::{SealedBlob, Store, StoreError};
 use berth_tensor::Digest;
 
 use crate::documents::ModelFiles;
 use crate::error::ControlError;
+use crate::prepare::Workshop;
 
 /// What a model's own file is called beside its data files.
 const MODEL: &str = "model.onnx";
@@ -17,12 +19,35 @@ const MODEL: &str = "model.onnx";
 pub(crate) struct ModelBlobs {
     model: SealedBlob,
     data: BTreeMap<String, SealedBlob>,
+    /// Whether they are still being pushed, so that whoever pushes them knows them by other names.
+    pushed: bool,
+}
+
+/// What trials of models have found since the host was started, by their files and options.
+#[derive(Default)]
+pub(crate) struct Trials(Mutex<HashMap<(Digest, ModelOptions), Tried>>);
+
+/// The most models of which that is kept.
+const TRIALS: usize = 4096;
+
+impl Trials {
+    fn known(&self, key: &(Digest, ModelOptions)) -> Option<Tried> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    fn note(&self, key: (Digest, ModelOptions), tried: &Tried) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= TRIALS {
+            known.clear();
+        }
+        known.insert(key, tried.clone());
+    }
 }
 
 impl From<SealedBlob> for ModelBlobs {
     /// A model of one file.
     fn from(model: SealedBlob) -> Self {
-        Self { model, data: BTreeMap::new() }
+        Self { model, data: BTreeMap::new(), pushed: true }
     }
 }
 
@@ -41,7 +66,8 @@ impl ModelBlobs {
                 source: Box::new(source),
             }),
         });
-        Ok(Self { data: data.collect::<Result<_, _>>()?, model: store.blob(&files.model)? })
+        let data = data.collect::<Result<_, _>>()?;
+        Ok(Self { data, model: store.blob(&files.model)?, pushed: false })
     }
 
     /// The files of a model that is being pushed: uploaded, or in the store already. Blocks.
@@ -76,7 +102,7 @@ impl ModelBlobs {
         let data: BTreeMap<_, _> =
             data.into_iter().filter_map(|(name, blob)| Some((name, blob?))).collect();
         match model {
-            Some(model) if missing.is_empty() => Ok(Self { model, data }),
+            Some(model) if missing.is_empty() => Ok(Self { model, data, pushed: true }),
             _ => Err(ControlError::NotUploaded(missing)),
         }
     }
@@ -90,19 +116,27 @@ impl ModelBlobs {
         self.data.values().map(SealedBlob::size).sum::<u64>() + self.model.size()
     }
 
-    /// Opens the model. ONNX Runtime looks for the data files by their names beside the model's own,
-    /// and only while it opens it: those that it maps stay mapped.
+    /// Tries the model, unless that was done, and opens it. ONNX Runtime looks for the data files by
+    /// their names beside the model's own, and only while it opens it: those that it maps stay mapped.
     pub(crate) fn open(
         &self,
-        store: &Store,
-        runtime: &Runtime,
+        workshop: &Workshop,
         name: &str,
         options: &ModelOptions,
     ) -> Result<Arc<Opened>, ControlError> {
-        let open = |file| {
-            runtime.open(name, file, options).map_err(|source| match source {
-                OpenError::Memory { .. } => ControlError::Host(source.to_string()),
-                source => Box::new(source).into(),
+        let Workshop { store, runtime, trials, .. } = workshop;
+        let open = |file: &Path| {
+            let key = (self.files().digest(), options.clone());
+            let tried = trials.known(&key).map_or_else(
+                || runtime.try_out(name, file, options).inspect(|tried| trials.note(key, tried)),
+                Ok,
+            );
+            let opened = tried.and_then(|tried| runtime.open_tried(name, file, options, tried));
+            let known_as =
+                |error: OpenError| if self.pushed { error.of("the file") } else { error };
+            opened.map_err(|error| match known_as(error) {
+                error @ OpenError::Memory { .. } => ControlError::Host(error.to_string()),
+                error => Box::new(error).into(),
             })
         };
         if self.data.is_empty() {

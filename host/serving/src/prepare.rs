@@ -24,7 +24,7 @@ use crate::documents::{Pinned, PinnedPolicy, PinnedVariant, Revision};
 use crate::draw::Shares;
 use crate::error::ControlError;
 use crate::live::{Admission, LiveRevision, LiveVariant, Processing, Routing, Share, Way};
-use crate::model_files::ModelBlobs;
+use crate::model_files::{ModelBlobs, Trials};
 use crate::sink::{Places, VariantSink};
 use crate::spec::{Limits, SpecError};
 
@@ -46,6 +46,7 @@ pub(crate) struct Workshop {
     shares: Shared<Name, Share>,
     /// Where plugins have trapped.
     traps: Arc<Places>,
+    pub(crate) trials: Trials,
     /// Held while a model that was uploaded is pushed.
     pub(crate) pushes: Mutex<()>,
 }
@@ -97,6 +98,7 @@ impl Workshop {
             assets: Shared::new(),
             shares: Shared::new(),
             traps: Arc::default(),
+            trials: Trials::default(),
             pushes: Mutex::default(),
         }
     }
@@ -111,7 +113,7 @@ impl Workshop {
         self.opened((pinned.digest, options.clone()), || {
             let files = catalog::files(&self.store, pinned)?;
             let blobs = ModelBlobs::stored(&self.store, &name, &files)?;
-            blobs.open(&self.store, &self.runtime, &name, options)
+            blobs.open(self, &name, options)
         })
     }
 
@@ -122,9 +124,7 @@ impl Workshop {
         blobs: &ModelBlobs,
     ) -> Result<Arc<Opened>, ControlError> {
         let options = ModelOptions::default();
-        self.opened((blobs.files().digest(), options.clone()), || {
-            blobs.open(&self.store, &self.runtime, name, &options)
-        })
+        self.opened((blobs.files().digest(), options.clone()), || blobs.open(self, name, &options))
     }
 
     /// Finds a model open, or opens it aside; who comes meanwhile waits for it and finds it.

@@ -11,8 +11,8 @@ use berth_tensor::{Digest, Name};
 use crate::catalog::{document, now_ms, read};
 use crate::control::Applied;
 use crate::documents::{
-    ENDPOINT, EndpointRecord, EndpointState, OBSERVED, Outcome, PinnedPolicy, REVISION, Revision,
-    Rollout,
+    ENDPOINT, EndpointRecord, EndpointState, OBSERVED, Order, Outcome, PinnedPolicy, REVISION,
+    Revision, Rollout,
 };
 use crate::error::ControlError;
 use crate::host::{Host, give_memory_back};
@@ -20,7 +20,11 @@ use crate::live::LiveRevision;
 use crate::prepare::blocking;
 use crate::rolling::{Arm, Endpoint, Rolling};
 use crate::sink::VariantSink;
+use crate::spec::SpecError;
 use crate::view::no_endpoint;
+
+/// Starts of the host in a row, with nothing decided in between, that go on with a rollout.
+const STARTS: u32 = 32;
 
 /// A rollout as an endpoint file asks for it, its policy fixed by digest.
 pub(crate) struct PinnedRollout {
@@ -127,6 +131,7 @@ impl Host {
         let mut rollout = before.clone();
         change(&mut rollout);
         if rollout != before {
+            record.starts = 0;
             record.rollout = Some(rollout.clone());
             self.commit_with_observed(rolling, &record, note)?;
         }
@@ -136,8 +141,13 @@ impl Host {
     /// Commits what was observed of a rollout until now.
     pub fn commit_observed(&self, rolling: &Rolling) -> Result<(), ControlError> {
         let _alone = self.record_lock();
-        if self.rolling_record(rolling)?.is_some() {
+        if let Some((mut record, _)) = self.rolling_record(rolling)? {
             let note = Note { who: "berth".into(), why: "observed".into() };
+            if record.starts > 0 {
+                // The host has stood for long enough.
+                record.starts = 0;
+                return self.commit_with_observed(rolling, &record, &note);
+            }
             self.store().commit(None, &[observed(rolling)?], &note)?;
         }
         Ok(())
@@ -247,11 +257,31 @@ impl Host {
     }
 
     /// Goes on with a rollout after a restart: with the arms and the share that were committed last.
+    /// Where the host has ended again and again before anything was decided, the next revision is
+    /// given up.
     pub(crate) async fn restore_rollout(
         &self,
         name: &Name,
-        rollout: &Rollout,
+        mut record: EndpointRecord,
+        mut rollout: Rollout,
     ) -> Result<(), ControlError> {
+        let mut note = Note { who: "berth".into(), why: "went on after a restart".into() };
+        let aborted = |order: &Order| order.outcome == Outcome::Aborted;
+        if record.starts >= STARTS && !rollout.order.as_ref().is_some_and(aborted) {
+            note.why = "the host has ended again and again during the rollout; to try it once more, apply it again".into();
+            tracing::error!(endpoint = name.as_str(), "aborted: {}", note.why);
+            rollout.share = 0.0;
+            rollout.order = Some(Order {
+                outcome: Outcome::Aborted,
+                who: note.who.clone(),
+                why: note.why.clone(),
+            });
+        }
+        record.starts += 1;
+        record.rollout = Some(rollout.clone());
+        let put = Change::put(ENDPOINT, name.as_str(), document(&record)?);
+        self.store().commit(None, &[put], &note)?;
+        let rollout = &rollout;
         let next = self.revision(rollout.arms[1])?;
         let rolling = Arc::new(Rolling::new(rollout, &next, self.last_observed(name)?));
         for (arm, wanted) in rollout.wanted().into_iter().enumerate() {
@@ -301,7 +331,15 @@ impl Host {
         let prepared = async {
             let revision = self.revision(rolling.revision(arm))?;
             if arm == 1 {
-                return self.try_out(&revision).await;
+                let tried = self.try_out(&revision).await?;
+                let live = rolling.ready(0);
+                if let Some(problem) = live.and_then(|(live, _)| tried.0.takes_no_longer(&live)) {
+                    let problem = format!(
+                        "{problem}, so that it would be chance which requests are answered: have it take the same, or apply it without [rollout]"
+                    );
+                    return Err(SpecError::new("rollout", problem).into());
+                }
+                return Ok(tried);
             }
             let evaluation = self.record(rolling.endpoint())?.and_then(|record| record.evaluation);
             self.workshop.prepare(&revision, evaluation).await

@@ -49,6 +49,35 @@ pub fn two_inputs() -> Vec<u8> {
     model(graph(&nodes, &[], &[port("a"), port("b")], &[port("sum"), port("difference")]))
 }
 
+/// `y = x + c`, for INT32 of any length, where `c` is the lowest number by -1: a division that ONNX
+/// Runtime makes when it opens the model, and that ends its process.
+pub fn fatal() -> Vec<u8> {
+    let port = |name| port(name, DataType::Int32, &[-1]);
+    let number = |name, n: i32| constant(name, DataType::Int32, &[], &n.to_le_bytes());
+    let nodes = [node("Div", &["lowest", "minus"], &["c"]), node("Add", &["x", "c"], &["y"])];
+    let constants = [number("lowest", i32::MIN), number("minus", -1)];
+    model(graph(&nodes, &constants, &[port("x")], &[port("y")]))
+}
+
+/// `y = x + c`, for FP32 of any length, where `c` takes ONNX Runtime many seconds to work out when it
+/// opens the model.
+pub fn slow_to_open() -> Vec<u8> {
+    const TIMES: usize = 200;
+    let port = |name| port(name, DataType::Fp32, &[-1]);
+    let squares = [2048i64; 2].map(i64::to_le_bytes).concat();
+    let constants = [constant("size", DataType::Int64, &[2], &squares)];
+    let square = |at: usize| {
+        let (before, after) = (format!("m{at}"), format!("m{}", at + 1));
+        node("MatMul", &[&before, &before], &[&after])
+    };
+    let mut nodes = vec![node("ConstantOfShape", &["size"], &["m0"])];
+    nodes.extend((0..TIMES).map(square));
+    let last = format!("m{TIMES}");
+    nodes.push(integer(node("ReduceSum", &[&last], &["c"]), "keepdims", 0));
+    nodes.push(node("Add", &["x", "c"], &["y"]));
+    model(graph(&nodes, &constants, &[port("x")], &[port("y")]))
+}
+
 /// `y = x`, from FP32 of any length to FP16.
 pub fn to_half() -> Vec<u8> {
     let (x, y) = (port("x", DataType::Fp32, &[-1]), port("y", DataType::Fp16, &[-1]));

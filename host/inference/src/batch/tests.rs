@@ -18,7 +18,7 @@ pub(crate) fn runtime() -> Option<Runtime> {
         eprintln!("skipped: ORT_DYLIB_PATH names no ONNX Runtime to test with");
         return None;
     }
-    Some(Runtime::load(None, RuntimeOptions { each: 1 }).unwrap())
+    Some(Runtime::load(None, RuntimeOptions { each: 1, trials: None }).unwrap())
 }
 
 /// A model of which up to so many rows run together.

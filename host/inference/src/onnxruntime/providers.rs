@@ -8,13 +8,15 @@ use std::ptr;
 
 use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider};
 use ort::session::builder::SessionBuilder;
+use serde::{Deserialize, Serialize};
 
 use super::words::{is_memory, one_line};
 use super::{check, why};
 
 /// Which providers run a model. Each takes the operators that it has of those that the ones before it
 /// have left; `cpu` has all and is last.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Vec<(String, Options)>", into = "Vec<(String, Options)>")]
 pub struct Providers {
     devices: Vec<Provider>,
     /// Whether the CPU gets what they leave. If not, a model with such operators does not open.
@@ -33,6 +35,22 @@ impl Default for Providers {
     /// `cpu` alone.
     fn default() -> Self {
         Self { devices: Vec::new(), cpu: true }
+    }
+}
+
+impl TryFrom<Vec<(String, Options)>> for Providers {
+    type Error = String;
+
+    fn try_from(named: Vec<(String, Options)>) -> Result<Self, String> {
+        Self::new(named)
+    }
+}
+
+impl From<Providers> for Vec<(String, Options)> {
+    fn from(providers: Providers) -> Self {
+        let devices = providers.devices.into_iter();
+        let devices = devices.map(|provider| (provider.name.to_owned(), provider.options));
+        devices.chain(providers.cpu.then(|| (CPU.to_owned(), Options::new()))).collect()
     }
 }
 

@@ -81,6 +81,16 @@ pub enum OpenError {
         /// The runtime's words.
         problem: String,
     },
+    /// It ended the process in which it was tried, or took that too much.
+    #[error("model {name}: {} is refused, because in a trial {problem}", file.display())]
+    Trial {
+        /// The model.
+        name: String,
+        /// Its file.
+        file: PathBuf,
+        /// What happened, and the way out.
+        problem: String,
+    },
     /// A provider that was asked for does not run it.
     #[error("model {name}: the provider {provider} of ONNX Runtime {version} at {} does not run it: {problem}", library.display())]
     Provider {
@@ -107,6 +117,23 @@ pub enum OpenError {
         /// Its type.
         found: String,
     },
+}
+
+impl OpenError {
+    /// The same of a file that whoever reads it knows by another name.
+    pub fn of(mut self, known_as: &str) -> Self {
+        match &mut self {
+            Self::Unreadable { file, .. }
+            | Self::NotAModel { file, .. }
+            | Self::Unsupported { file, .. }
+            | Self::DataFiles { file, .. }
+            | Self::Memory { file, .. }
+            | Self::Trial { file, .. }
+            | Self::PortType { file, .. } => *file = known_as.into(),
+            Self::Provider { .. } => {}
+        }
+        self
+    }
 }
 
 /// Stops one run, from any thread.

@@ -31,7 +31,7 @@ fn runtime(each: usize) -> Option<Runtime> {
         eprintln!("skipped: ORT_DYLIB_PATH names no ONNX Runtime to test with");
         return None;
     }
-    Some(Runtime::load(None, RuntimeOptions { each }).unwrap())
+    Some(Runtime::load(None, RuntimeOptions { each, trials: None }).unwrap())
 }
 
 /// Opens a model from the bytes of its file, in a lane of its own.

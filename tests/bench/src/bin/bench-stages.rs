@@ -20,7 +20,7 @@ use berth_bench::session::Model;
 use berth_inference::{ModelOptions, Runtime, RuntimeOptions};
 use berth_plugin::engine::Engines;
 use berth_plugin::{
-    Bindings, Body, BoundModel, Call, CompileLimits, EngineOptions, Level, Processor,
+    Bindings, Body, BoundModel, COMPILE_BOUNDS, Call, EngineOptions, Level, Processor,
     ProcessorLimits, Request, Sink, Usage,
 };
 use berth_tensor::Digest;
@@ -97,7 +97,7 @@ fn berth(
         max_instances: 8,
         limits: ProcessorLimits::default(),
         compiler: PathBuf::from(std::env::var("BERTH_BIN").context("BERTH_BIN is not set")?),
-        compile_limits: CompileLimits::default(),
+        compile_bounds: COMPILE_BOUNDS,
     })?;
     let component = std::fs::read(plugin)?;
     let compiled = Arc::new(engines.compile(&Digest::of(&component), &component)?);

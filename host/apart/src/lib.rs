@@ -1,0 +1,136 @@
+//! Work in a process of its own, whose CPU time and memory the system bounds: what takes too much, or
+//! ends the process that does it, does not end the host.
+
+use std::io::{self, Read};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+/// The most that is kept of what a process says, in bytes, of each of its outputs.
+const SAID: u64 = 64 << 10;
+
+/// What a process may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// CPU time of all its threads together, in whole seconds. By the clock it may take four times as
+    /// long: it stands back where others want the cores.
+    pub cpu: Duration,
+    /// Bytes of memory. Without it, as much as there is; where that is too little, the system ends
+    /// this process before any other.
+    pub memory: Option<u64>,
+}
+
+impl Bounds {
+    /// The longest that it may take by the clock.
+    pub fn time(&self) -> Duration {
+        4 * self.cpu
+    }
+}
+
+/// How a process ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// By itself or by a signal; none where its time by the clock was up.
+    pub status: Option<ExitStatus>,
+    /// The beginning of its standard output, where that was not set to go elsewhere.
+    pub output: String,
+    /// The beginning of its standard error.
+    pub said: String,
+}
+
+impl Ended {
+    /// Whether it ended well.
+    pub fn well(&self) -> bool {
+        self.status.is_some_and(|status| status.success())
+    }
+
+    /// The signal that ended it.
+    pub fn signal(&self) -> Option<i32> {
+        self.status.and_then(|status| status.signal())
+    }
+
+    /// The last line that it said.
+    pub fn last_words(&self) -> &str {
+        self.said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default()
+    }
+}
+
+/// Runs a command to its end, or ends it when its time is up. Blocks. Standard output is gathered
+/// unless `output` says where it goes.
+pub fn run(mut command: Command, bounds: Bounds, output: Option<Stdio>) -> io::Result<Ended> {
+    command
+        .stdout(output.unwrap_or_else(Stdio::piped))
+        .stderr(Stdio::piped())
+        .env_remove("RUST_BACKTRACE")
+        // A signal from the terminal is for the host, which then decides.
+        .process_group(0);
+    let mut child = command.spawn()?;
+    let output = child.stdout.take().map(gather).transpose()?;
+    let said = child.stderr.take().map(gather).transpose()?;
+    // Its standard error ends when it does: reading to the end is waiting for it.
+    let heard = said.map(|said| said.recv_timeout(bounds.time()));
+    let late = matches!(heard, Some(Err(_)));
+    if late {
+        // It may have ended just now, which is as good.
+        let _ = child.kill();
+    }
+    let status = child.wait()?;
+    Ok(Ended {
+        status: (!late).then_some(status),
+        output: output.and_then(|output| output.recv().ok()).unwrap_or_default(),
+        said: heard.and_then(Result::ok).unwrap_or_default(),
+    })
+}
+
+/// Reads to the end on a thread of its own, and hands on the beginning.
+fn gather(mut pipe: impl Read + Send + 'static) -> io::Result<Receiver<String>> {
+    let (all, gathered) = mpsc::channel();
+    std::thread::Builder::new().name("apart".into()).spawn(move || {
+        let mut text = Vec::new();
+        // What cannot be read any more has ended.
+        let _ = pipe.by_ref().take(SAID).read_to_end(&mut text);
+        let _ = io::copy(&mut pipe, &mut io::sink());
+        let _ = all.send(String::from_utf8_lossy(&text).into_owned());
+    })?;
+    Ok(gathered)
+}
+
+/// Bounds this process for good and lowers its priority, so that its work does not slow down serving.
+/// It ends with whoever has started it.
+pub fn bound_this_process(bounds: Bounds) -> io::Result<()> {
+    // No picture of the memory is left behind by what ends the process.
+    limit(libc::RLIMIT_CORE, 0, 0)?;
+    match bounds.memory {
+        // What is written counts, not the address space that is set aside.
+        Some(memory) => limit(libc::RLIMIT_DATA, memory, memory)?,
+        #[cfg(target_os = "linux")]
+        None => std::fs::write("/proc/self/oom_score_adj", "1000")?,
+        #[cfg(not(target_os = "linux"))]
+        None => {}
+    }
+    let cpu = bounds.cpu.as_secs();
+    // The softer limit's signal says what happened.
+    limit(libc::RLIMIT_CPU, cpu, cpu + 1)?;
+    // SAFETY: these take plain numbers. Threads that are made later inherit the priority.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 5);
+        #[cfg(target_os = "linux")]
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+    }
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+type Resource = libc::__rlimit_resource_t;
+#[cfg(not(target_os = "linux"))]
+type Resource = libc::c_int;
+
+fn limit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
+    let most = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the pointer is to a whole value that outlives the call.
+    match unsafe { libc::setrlimit(resource, &raw const most) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
