@@ -244,7 +244,7 @@ impl Found {
         match attributes {
             Ok(attributes) => taken.attributes = attributes,
             Err(problem) => {
-                let prediction = PredictionId::new().text();
+                let prediction = PredictionId::new();
                 return Err(Box::new(taken.sign(refused(&problem), prediction)));
             }
         }
@@ -254,9 +254,7 @@ impl Found {
     /// Refuses a request before its revision was chosen.
     fn refuse(self, response: Response) -> Response {
         match self.answers.standing() {
-            Ok(revision) => {
-                sign(&revision, self.variant.as_deref(), response, PredictionId::new().text())
-            }
+            Ok(revision) => sign(&revision, self.variant.as_deref(), response, PredictionId::new()),
             Err(_) => response,
         }
     }
@@ -315,7 +313,7 @@ impl Taken {
         }
     }
 
-    fn sign(&self, response: Response, prediction: String) -> Response {
+    fn sign(&self, response: Response, prediction: PredictionId) -> Response {
         sign(&self.revision, self.variant.as_deref(), response, prediction)
     }
 }
@@ -325,7 +323,7 @@ fn sign(
     revision: &LiveRevision,
     asked: Option<&str>,
     mut response: Response,
-    prediction: String,
+    prediction: PredictionId,
 ) -> Response {
     insert(response.headers_mut(), REVISION, revision.id());
     if !response.headers().contains_key(VARIANT) {
@@ -340,7 +338,7 @@ fn sign(
         }
     }
     // Hexadecimal digits are a header value.
-    if let Ok(prediction) = HeaderValue::try_from(prediction) {
+    if let Ok(prediction) = HeaderValue::try_from(prediction.text()) {
         response.headers_mut().insert(PREDICTION, prediction);
     }
     response

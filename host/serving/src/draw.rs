@@ -5,6 +5,34 @@ use berth_plugin::Share;
 /// Shares are kept in ten-thousandths.
 const BUCKETS: u32 = 10_000;
 
+/// The outcome of a draw for one request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Drawn {
+    /// The arm's index.
+    pub arm: usize,
+    /// The probability, above 0 to 1, with which it was drawn.
+    pub propensity: f64,
+    /// Why, in a router's words; empty where none was asked.
+    pub reason: String,
+    /// Arms to try, in order, when the drawn one cannot answer.
+    pub fallbacks: Vec<usize>,
+    /// Arms that get a copy.
+    pub shadows: Vec<usize>,
+}
+
+impl Drawn {
+    /// Where there was no choice.
+    pub(crate) fn certain(arm: usize) -> Self {
+        Self::from((arm, 1.0))
+    }
+}
+
+impl From<(usize, f64)> for Drawn {
+    fn from((arm, propensity): (usize, f64)) -> Self {
+        Self { arm, propensity, ..Self::default() }
+    }
+}
+
 /// Shares ready to be drawn from.
 ///
 /// A unit falls into one of 10,000 buckets by a hash of the salt and the unit. The arms after the

@@ -10,6 +10,7 @@
 //! - `alike`: variants among which chance decides take the same requests
 //! - [`warm_up`]: the request that every variant answers before a revision takes over
 //! - [`draw`]: the draw of an arm from shares
+//! - [`ended`]: the end of a request, from which it is counted
 //! - [`rolling`]: a rollout under way as requests see it
 //! - `rollouts`: what a rollout needs of the host
 //! - [`host`]: the snapshot that requests see, and how it is swapped
@@ -22,6 +23,7 @@ pub mod catalog;
 pub mod control;
 pub mod documents;
 pub mod draw;
+pub mod ended;
 pub mod error;
 pub mod host;
 pub mod live;
@@ -37,6 +39,8 @@ pub mod view;
 pub mod warm_up;
 
 pub use control::Applied;
+pub use draw::Drawn;
+pub use ended::Ended;
 pub use error::{ControlError, RequestError};
 pub use host::{Host, HostOptions};
 pub use live::{Incoming, LiveRevision, Metadata, Outcome, PredictionId};

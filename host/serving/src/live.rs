@@ -15,7 +15,8 @@ use berth_tensor::{Digest, Name, NamedTensor, TensorType};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::draw::Shares;
+use crate::draw::{Drawn, Shares};
+use crate::ended::Ended;
 use crate::error::RequestError;
 use crate::rolling::Exposure;
 use crate::sink::VariantSink;
@@ -155,7 +156,7 @@ impl PredictionId {
 /// What became of a request, and who answered it.
 pub struct Outcome<'a> {
     /// The prediction's id, sortable by time.
-    pub prediction: String,
+    pub prediction: PredictionId,
     /// The variant that answered; none when the request came to none.
     pub variant: Option<&'a Name>,
     /// The answer.
@@ -254,33 +255,44 @@ impl LiveRevision {
     }
 
     /// Answers one request.
-    pub async fn answer(&self, mut incoming: Incoming) -> Outcome<'_> {
+    pub async fn answer(&self, incoming: Incoming) -> Outcome<'_> {
         let start = Instant::now();
-        let id = PredictionId::new();
-        let prediction = id.text();
+        let prediction = PredictionId::new();
         let Ok(_admitted) = self.admission.requests.try_acquire() else {
             berth_monitor::refused(self.endpoint.as_str());
             return Outcome { prediction, variant: None, result: Err(RequestError::Overloaded) };
         };
-        let arm = match &incoming.variant {
-            Some(name) => self.asked_for(name),
-            None => Ok(self.choose(&incoming.attributes, id)),
+        let Incoming { variant: asked, attributes, wants_tensors, exposure, .. } = incoming;
+        let drawn = match &asked {
+            Some(name) => self.asked_for(name).map(Drawn::certain),
+            None => Ok(self.choose(&attributes, prediction)),
         };
-        let variant = match arm {
-            Ok(arm) => &self.variants[arm],
+        let drawn = match drawn {
+            Ok(drawn) => drawn,
             Err(error) => return Outcome { prediction, variant: None, result: Err(error) },
         };
-        let direct = incoming.variant.is_some();
-        let exposure = incoming.exposure.take();
-        let result = self.run(variant, incoming, &prediction, start + self.timeout).await;
-        if !direct {
-            variant
-                .metrics
-                .answered(result.as_ref().err().map(RequestError::reason), start.elapsed());
-            if let Some(exposure) = exposure {
-                exposure.ended(result.as_ref().err(), start.elapsed());
-            }
-        }
+        let request = Arc::new(Request {
+            id: incoming.request_id,
+            prediction: prediction.text(),
+            body: incoming.body,
+            outputs: incoming.outputs,
+            attributes,
+            trace_context: incoming.trace_context,
+        });
+        let deadline = start + self.timeout;
+        let variant = &self.variants[drawn.arm];
+        let result = self.run(variant, &request, wants_tensors, deadline).await;
+        self.ended(&Ended {
+            prediction,
+            request: &request,
+            wants_tensors,
+            direct: asked.is_some(),
+            drawn: &drawn,
+            exposure: exposure.as_ref(),
+            result: &result,
+            start,
+            latency: start.elapsed(),
+        });
         Outcome { prediction, variant: Some(&variant.name), result }
     }
 
@@ -295,28 +307,31 @@ impl LiveRevision {
         )))
     }
 
-    /// The arm for a request. Where a router fails, the shares of the last evaluation decide.
-    fn choose(&self, attributes: &[(String, String)], id: PredictionId) -> usize {
+    /// The draw of an arm for a request. Where a router fails, the shares of the last evaluation decide.
+    pub(crate) fn choose(&self, attributes: &[(String, String)], id: PredictionId) -> Drawn {
         let salt = self.endpoint.as_str();
         match &self.routing {
-            Routing::Only => 0,
+            Routing::Only => Drawn::certain(0),
             Routing::Shares(shares) => {
                 let unit = self.unit_at(attributes).map(|at| attributes[at].1.as_str());
-                shares.draw(unit_hash(salt, unit, id.chance())).0
+                Drawn::from(shares.draw(unit_hash(salt, unit, id.chance())))
             }
             Routing::Router { routers, shares, sink, failures } => {
                 let subject = self.subject(attributes, id);
                 match routers.route(&subject) {
                     Ok(decision) => {
-                        Shares::from_decision(&decision.shares, self.variants.len())
-                            .draw(subject.hash(salt))
-                            .0
+                        let shares = Shares::from_decision(&decision.shares, self.variants.len());
+                        Drawn {
+                            reason: decision.reason,
+                            fallbacks: decision.fallbacks,
+                            ..Drawn::from(shares.draw(subject.hash(salt)))
+                        }
                     }
                     Err(error) => {
                         berth_monitor::policy_failed(salt, sink.plugin(), error.reason());
                         let failed = failures.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
                         sink.router_failed(&error, &self.id, &id.text(), failed);
-                        shares.draw(subject.hash(salt)).0
+                        Drawn::from(shares.draw(subject.hash(salt)))
                     }
                 }
             }
@@ -334,40 +349,32 @@ impl LiveRevision {
         attributes.iter().position(|(name, _)| name == unit.as_str())
     }
 
-    async fn run(
+    /// Has a variant answer.
+    pub(crate) async fn run(
         &self,
         variant: &LiveVariant,
-        incoming: Incoming,
-        prediction: &str,
+        request: &Arc<Request>,
+        wants_tensors: bool,
         deadline: Instant,
     ) -> Result<Reply, RequestError> {
         let timeout_ms = self.timeout.as_millis() as u64;
         match &variant.way {
-            Way::Model(model) => match &incoming.body {
+            Way::Model(model) => match &request.body {
                 Body::Bytes { .. } => Err(RequestError::Invalid(format!(
                     "variant {:?} has no processor, so it takes tensors: POST them to …/infer",
                     variant.name.as_str()
                 ))),
                 Body::Tensors(inputs) => {
-                    let run = model.run(inputs, &incoming.outputs, deadline).await;
-                    let tensors =
-                        run.map_err(|error| inference_failed(&error, timeout_ms, prediction))?;
-                    Ok(Reply { tensors, ..Reply::default() })
+                    let run = model.run(inputs, &request.outputs, deadline).await;
+                    let failed = |error| inference_failed(&error, timeout_ms, &request.prediction);
+                    Ok(Reply { tensors: run.map_err(failed)?, ..Reply::default() })
                 }
             },
             Way::Processor(processing) => {
-                let wants_tensors = incoming.wants_tensors;
-                let request = Arc::new(Request {
-                    id: incoming.request_id,
-                    prediction: prediction.to_owned(),
-                    body: incoming.body,
-                    outputs: incoming.outputs,
-                    attributes: incoming.attributes,
-                    trace_context: incoming.trace_context,
-                });
-                let result = self.call(processing, &request, wants_tensors, deadline).await;
+                let result = self.call(processing, request, wants_tensors, deadline).await;
                 result.map_err(|error| {
-                    processing.sink.call_failed(&error, &self.id, prediction, &request.id);
+                    let Request { id, prediction, .. } = &**request;
+                    processing.sink.call_failed(&error, &self.id, prediction, id);
                     RequestError::of_call(&error, timeout_ms, prediction)
                 })
             }

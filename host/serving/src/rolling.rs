@@ -41,7 +41,10 @@ pub struct Chosen {
 /// A request that a rollout has drawn an arm for.
 pub struct Exposure {
     rolling: Arc<Rolling>,
-    arm: usize,
+    /// The arm's index among [`ARMS`].
+    pub arm: usize,
+    /// The probability, above 0 to 1, with which it was drawn.
+    pub propensity: f64,
     /// The unit's hash, when the request has a unit.
     unit: Option<u64>,
 }
@@ -97,13 +100,19 @@ impl Endpoint {
                 };
                 let hash = unit_hash(&rolling.salt, unit.as_deref(), PredictionId::new().chance());
                 let held = rolling.held.load();
-                let drawn = held.shares.draw(hash).0;
-                let ready = |arm: usize| Some((Arc::clone(held.arms[arm].as_ref()?), arm));
-                let found = ready(drawn).or_else(|| ready(1 - drawn));
-                let (revision, arm) = found.ok_or_else(|| rolling.between())?;
+                let drawn = held.shares.draw(hash);
+                let ready = |(arm, propensity): (usize, f64)| {
+                    Some((Arc::clone(held.arms[arm].as_ref()?), arm, propensity))
+                };
+                // Where only one is there, it has every request.
+                let found = match &held.arms {
+                    [Some(_), Some(_)] => ready(drawn),
+                    _ => ready((0, 1.0)).or_else(|| ready((1, 1.0))),
+                };
+                let (revision, arm, propensity) = found.ok_or_else(|| rolling.between())?;
                 drop(held);
                 let unit = unit.map(|_| hash);
-                Ok(Chosen { revision, exposure: Some(Exposure { rolling, arm, unit }) })
+                Ok(Chosen { revision, exposure: Some(Exposure { rolling, arm, propensity, unit }) })
             }
         }
     }
