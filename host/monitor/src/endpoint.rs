@@ -11,6 +11,9 @@ const REQUESTS: &str = "berth_requests_total";
 const ERRORS: &str = "berth_request_errors_total";
 const LATENCY: &str = "berth_request_duration_seconds";
 const POLICY_FAILURES: &str = "berth_policy_failures_total";
+const FALLBACKS: &str = "berth_fallbacks_total";
+const QUARANTINED: &str = "berth_policy_quarantined";
+const ROUTING_SHARE: &str = "berth_routing_share";
 const REFUSED: &str = "berth_requests_refused_total";
 const BATCHES: &str = "berth_model_batches_total";
 const BATCHED: &str = "berth_model_batched_requests_total";
@@ -26,6 +29,9 @@ pub(crate) fn describe() {
         POLICY_FAILURES,
         "Decisions for which the shares of the last evaluation stood in, by reason."
     );
+    describe_counter!(FALLBACKS, "Requests that another variant had after one failed, by reason.");
+    describe_gauge!(QUARANTINED, "1 while a routing policy is not asked any more, else 0.");
+    describe_gauge!(ROUTING_SHARE, "The share of a variant, 0 to 1, as its policy decided last.");
     describe_counter!(REFUSED, "Requests refused at once because too many were under way.");
     describe_counter!(BATCHES, "Runs of a model that answered several requests at once.");
     describe_counter!(BATCHED, "Requests that those runs answered.");
@@ -67,6 +73,31 @@ impl EndpointMetrics {
             counter!(ERRORS, &labels).increment(1);
         }
     }
+
+    /// A request that failed for a `reason` goes on to the variant `to`.
+    pub fn fell_back(&self, to: &str, reason: &'static str) {
+        let labels = [
+            ("endpoint", self.endpoint.clone()),
+            ("variant", self.variant.clone()),
+            ("to", to.to_owned()),
+            ("reason", reason.to_owned()),
+        ];
+        counter!(FALLBACKS, &labels).increment(1);
+    }
+}
+
+/// The variants of `endpoint` have these shares, 0 to 1, by its policy's last decision.
+pub fn routing_shares<'a>(endpoint: &str, shares: impl Iterator<Item = (&'a str, f64)>) {
+    for (variant, share) in shares {
+        let labels = [("endpoint", endpoint.to_owned()), ("variant", variant.to_owned())];
+        gauge!(ROUTING_SHARE, &labels).set(share);
+    }
+}
+
+/// Whether the routing policy of `endpoint` is not asked any more.
+pub fn policy_quarantined(endpoint: &str, quarantined: bool) {
+    let labels = [("endpoint", endpoint.to_owned())];
+    gauge!(QUARANTINED, &labels).set(f64::from(u8::from(quarantined)));
 }
 
 /// A policy gave no usable decision on a request.

@@ -2,7 +2,9 @@
 //!
 //! - [`exporter`]: the recorder and its page of metrics
 //! - [`endpoint`]: requests and their latency, for each endpoint and variant
-//! - [`observations`]: what is observed of an arm while a policy decides about it
+//! - [`observations`]: what is observed of arms while a policy decides about them
+//! - [`tally`]: how many requests came to which end, and how long they took
+//! - [`values`]: what else requests bring: processors' metrics, rewards
 //! - [`units`]: the same of units, such as users
 //! - [`plugin`]: instances, traps and compilations, and processors' own numbers
 
@@ -10,13 +12,17 @@ pub mod endpoint;
 pub mod exporter;
 pub mod observations;
 pub mod plugin;
+pub mod tally;
 pub mod units;
+pub mod values;
 
 pub use endpoint::{
-    EndpointMetrics, policy_failed, ran_together, refused, resident_model_bytes, rollout_ended,
-    rollout_share,
+    EndpointMetrics, policy_failed, policy_quarantined, ran_together, refused,
+    resident_model_bytes, rollout_ended, rollout_share, routing_shares,
 };
 pub use exporter::{Exporter, ExporterError};
-pub use observations::{End, Observations, Observed};
+pub use observations::{Exposed, Observations, Observed, SLICES};
 pub use plugin::{PluginMetrics, ProcessorMetrics, compiled};
-pub use units::{UnitMoments, Units};
+pub use tally::{End, Tally};
+pub use units::{UnitMoments, ValueMoments};
+pub use values::{Sum, Value};

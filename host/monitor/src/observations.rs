@@ -1,249 +1,263 @@
-//! What is observed of an arm while a policy decides about it. Counting takes no lock, and threads
-//! that count do not wait for each other.
+//! What is observed of arms while a policy decides about them: two revisions, or the variants of one.
 
-use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::UnitMoments;
+use crate::tally::{Counters, End, Tally};
+use crate::units::{UnitMoments, Units};
+use crate::values::{Names, Sum, Sums, Value};
 
-/// Buckets of latency for each doubling: neighbours are at most an eighth apart.
-const PER_DOUBLING: u32 = 3;
+/// The most places in which the same is counted: in the whole, and in a slice or of shadows.
+const SHARDS: [usize; 2] = [16, 4];
 
-/// From 0 to 2^32 microseconds, more than the longest timeout.
-const BUCKETS: usize = ((32 - PER_DOUBLING as usize) + 1) << PER_DOUBLING;
+/// The most declared slices.
+pub const SLICES: usize = 16;
 
-/// The most places in which the same is counted.
-const SHARDS: usize = 16;
-
-/// What became of a request, as far as its arm is to be judged by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// It was answered.
-    Answered,
-    /// It was refused as the caller's fault.
-    Refused,
-    /// It failed by the model's, the plugin's or the host's fault.
-    Failed,
+/// By what a request counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exposed {
+    /// The arm's index.
+    pub arm: usize,
+    /// The declared slices that it is in, a bit each, the first one the lowest.
+    pub slices: u16,
+    /// The hash of its unit, when it has one.
+    pub unit: Option<u64>,
 }
 
-/// What was observed of an arm since its rollout began.
+/// What was observed of an arm since the plan of its policy began.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Observed {
-    /// Requests that came to their end.
-    pub requests: u64,
-    /// Of these, those that failed by the model's, the plugin's or the host's fault.
-    pub errors: u64,
-    /// Of these, those that were refused as the caller's fault.
-    pub refused: u64,
-    /// The sum of the latencies of all but the refused, in seconds.
-    pub latency_sum: f64,
-    /// The sum of their squares.
-    pub latency_squares: f64,
-    /// How many of them fell into each bucket that is not empty, ascending.
-    pub latency: Vec<(u16, u64)>,
+    /// Of all of its requests.
+    #[serde(flatten)]
+    pub whole: Tally,
+    /// Of those in each declared slice.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub slices: BTreeMap<String, Tally>,
+    /// Of the copies that it got as a shadow.
+    #[serde(default, skip_serializing_if = "Tally::is_empty")]
+    pub shadow: Tally,
     /// Moments over units, where requests have one. A unit that came before and after a restart of
     /// the host counts as two.
     #[serde(default)]
     pub units: UnitMoments,
 }
 
-impl Observed {
-    /// Upper bounds of buckets of latency, in seconds, and how many fell between each and the one
-    /// before: every bucket that is not empty, and one before it where there is a gap.
-    pub fn latencies(&self) -> impl Iterator<Item = (f64, u64)> {
-        let mut last = 0;
-        self.latency.iter().flat_map(move |&(bucket, count)| {
-            let gap = (bucket > last).then(|| (upper_bound(usize::from(bucket) - 1), 0));
-            last = bucket + 1;
-            gap.into_iter().chain([(upper_bound(bucket.into()), count)])
-        })
-    }
-
-    /// The latency within which a part `q`, 0 to 1, of the requests came to their end, in seconds.
-    pub fn quantile(&self, q: f64) -> Option<f64> {
-        let total: u64 = self.latency.iter().map(|&(_, count)| count).sum();
-        let rank = ((q * total as f64).ceil() as u64).max(1);
-        let mut seen = 0;
-        self.latencies()
-            .find(|&(_, count)| {
-                seen += count;
-                seen >= rank
-            })
-            .map(|(bound, _)| bound)
-    }
+/// The counters of arms.
+pub struct Observations {
+    slices: Vec<String>,
+    names: Names,
+    arms: Box<[Arm]>,
+    units: Units,
 }
 
-/// The counters of one arm.
-pub struct Observations {
+struct Arm {
     /// What had been observed before the host was started.
     before: Observed,
-    shards: Box<[Shard]>,
+    /// The whole, then the slices.
+    parts: Box<[Part]>,
+    shadow: OnceLock<Counters>,
 }
 
-/// On cache lines of its own.
-#[repr(align(128))]
-struct Shard {
-    requests: AtomicU64,
-    errors: AtomicU64,
-    refused: AtomicU64,
-    micros: AtomicU64,
-    /// An f64, in seconds squared.
-    squares: AtomicU64,
-    latency: [AtomicU64; BUCKETS],
+/// Made when it is first needed.
+#[derive(Default)]
+struct Part {
+    counters: OnceLock<Counters>,
+    sums: OnceLock<Box<Sums>>,
 }
 
-impl Shard {
-    fn new() -> Self {
-        Self {
-            requests: AtomicU64::new(0),
-            errors: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            micros: AtomicU64::new(0),
-            squares: AtomicU64::new(0),
-            latency: [const { AtomicU64::new(0) }; BUCKETS],
+impl Part {
+    fn total(&self, before: &Tally, names: &Names) -> Tally {
+        let mut total = match self.counters.get() {
+            Some(counters) => counters.total(before),
+            None => before.clone(),
+        };
+        for (place, sum) in self.sums.get().into_iter().flat_map(|sums| sums.all()) {
+            let Some(name) = names.name(place) else { continue };
+            let known = total.values.entry(name).or_default();
+            *known = known.with(sum);
         }
+        total
     }
 }
 
 impl Observations {
-    /// Goes on from what had been observed.
-    pub fn new(before: Observed) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let shards = cores.next_power_of_two().min(SHARDS);
-        Self { before, shards: (0..shards).map(|_| Shard::new()).collect() }
-    }
-
-    /// A request came to its end after `latency`.
-    pub fn note(&self, end: End, latency: Duration) {
-        let shard = &self.shards[this_thread() % self.shards.len()];
-        shard.requests.fetch_add(1, Relaxed);
-        match end {
-            End::Refused => {
-                shard.refused.fetch_add(1, Relaxed);
-                return;
-            }
-            End::Failed => {
-                shard.errors.fetch_add(1, Relaxed);
-            }
-            End::Answered => {}
+    /// Goes on from what had been observed `before` of each arm, in the whole and in the slices of
+    /// these names, at most [`SLICES`].
+    pub fn new(before: Vec<Observed>, slices: Vec<String>) -> Self {
+        let names = Names::new();
+        for Observed { whole, slices, .. } in &before {
+            let parts = [whole].into_iter().chain(slices.values());
+            // Those that were known keep their places before others come.
+            parts.flat_map(|part| part.values.keys()).for_each(|name| {
+                names.named(name);
+            });
         }
-        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        shard.micros.fetch_add(micros, Relaxed);
-        let seconds = latency.as_secs_f64();
-        let add = |sum: u64| Some((f64::from_bits(sum) + seconds * seconds).to_bits());
-        // Always given, so never refused.
-        let _ = shard.squares.fetch_update(Relaxed, Relaxed, add);
-        shard.latency[bucket(micros)].fetch_add(1, Relaxed);
-    }
-
-    /// What was observed until now; of units, what had been before.
-    pub fn total(&self) -> Observed {
-        let sum = |of: fn(&Shard) -> &AtomicU64| -> u64 {
-            self.shards.iter().map(|shard| of(shard).load(Relaxed)).sum()
+        let arm = |before| Arm {
+            before,
+            parts: (0..=slices.len()).map(|_| Part::default()).collect(),
+            shadow: OnceLock::new(),
         };
-        let squares = self.shards.iter().map(|shard| f64::from_bits(shard.squares.load(Relaxed)));
-        let before = &self.before;
-        let mut latency = [0; BUCKETS];
-        for &(bucket, count) in &before.latency {
-            if let Some(total) = latency.get_mut(usize::from(bucket)) {
-                *total += count;
+        let arms = before.into_iter().map(arm).collect();
+        Self { names, arms, units: Units::default(), slices }
+    }
+
+    /// The names of the slices.
+    pub fn slices(&self) -> &[String] {
+        &self.slices
+    }
+
+    /// A request came to its end after `latency`, and its processor reported `values` by name.
+    pub fn note<'a>(
+        &self,
+        at: Exposed,
+        end: End,
+        latency: Duration,
+        values: impl Iterator<Item = (&'a str, Sum)>,
+    ) {
+        for (part, shards) in self.parts(at) {
+            part.counters.get_or_init(|| Counters::new(shards)).note(end, latency);
+        }
+        let placed =
+            values.filter_map(|(name, sum)| Some((self.names.place(Value::Metric(name))?, sum)));
+        let placed = placed.inspect(|&(place, sum)| self.sum(at, place, sum));
+        match at.unit {
+            Some(unit) => self.units.note(unit, at.arm, end == End::Failed, placed),
+            None => placed.for_each(drop),
+        }
+    }
+
+    /// A value came in for a request that came to its end before.
+    pub fn value(&self, at: Exposed, value: Value<'_>, sum: Sum) {
+        let Some(place) = self.names.place(value) else { return };
+        self.sum(at, place, sum);
+        if let (Some(unit), Value::Reward) = (at.unit, value) {
+            self.units.value(unit, at.arm, place, sum);
+        }
+    }
+
+    /// An arm came to the end of a copy after `latency`.
+    pub fn shadowed(&self, arm: usize, end: End, latency: Duration) {
+        self.arms[arm].shadow.get_or_init(|| Counters::new(SHARDS[1])).note(end, latency);
+    }
+
+    /// What was observed of each arm until now.
+    pub fn total(&self) -> Vec<Observed> {
+        let none = Tally::default();
+        let mut units = self.units.moments(self.arms.len(), &self.names).into_iter();
+        let of = |arm: &Arm| {
+            let before = &arm.before;
+            let slices = self.slices.iter().zip(&arm.parts[1..]).map(|(name, part)| {
+                let before = before.slices.get(name).unwrap_or(&none);
+                (name.clone(), part.total(before, &self.names))
+            });
+            Observed {
+                whole: arm.parts[0].total(&before.whole, &self.names),
+                slices: slices.filter(|(_, tally)| !tally.is_empty()).collect(),
+                shadow: match arm.shadow.get() {
+                    Some(counters) => counters.total(&before.shadow),
+                    None => before.shadow.clone(),
+                },
+                units: before.units.with(&units.next().unwrap_or_default()),
             }
-        }
-        for shard in &self.shards {
-            for (total, count) in latency.iter_mut().zip(&shard.latency) {
-                *total += count.load(Relaxed);
-            }
-        }
-        let latency = (0..).zip(latency).filter(|&(_, count)| count > 0).collect();
-        Observed {
-            requests: before.requests + sum(|shard| &shard.requests),
-            errors: before.errors + sum(|shard| &shard.errors),
-            refused: before.refused + sum(|shard| &shard.refused),
-            latency_sum: before.latency_sum + sum(|shard| &shard.micros) as f64 / 1e6,
-            latency_squares: before.latency_squares + squares.sum::<f64>(),
-            latency,
-            units: before.units,
+        };
+        self.arms.iter().map(of).collect()
+    }
+
+    fn sum(&self, at: Exposed, place: usize, sum: Sum) {
+        for (part, _) in self.parts(at) {
+            part.sums.get_or_init(|| Box::new(Sums::new())).add(place, sum);
         }
     }
-}
 
-/// A number of this thread's own.
-fn this_thread() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: Cell<usize> = Cell::new(NEXT.fetch_add(1, Relaxed));
+    /// The parts that a request counts in, each with the most places for its counters.
+    fn parts(&self, at: Exposed) -> impl Iterator<Item = (&Part, usize)> {
+        let parts = &self.arms[at.arm].parts;
+        let slices = parts[1..].iter().enumerate();
+        let within = slices.filter(move |(bit, _)| at.slices & (1 << bit) != 0);
+        [(&parts[0], SHARDS[0])].into_iter().chain(within.map(|(_, part)| (part, SHARDS[1])))
     }
-    NUMBER.get()
-}
-
-/// The bucket of so many microseconds.
-fn bucket(micros: u64) -> usize {
-    let micros = micros.min(u64::from(u32::MAX));
-    let doubling = 63u32.saturating_sub(micros.leading_zeros());
-    if doubling < PER_DOUBLING {
-        return micros as usize;
-    }
-    let part = (micros >> (doubling - PER_DOUBLING)) & ((1 << PER_DOUBLING) - 1);
-    (((doubling - PER_DOUBLING + 1) as usize) << PER_DOUBLING) + part as usize
-}
-
-/// Where a bucket ends, in seconds.
-fn upper_bound(bucket: usize) -> f64 {
-    let (doubling, part) = (bucket >> PER_DOUBLING, bucket & ((1 << PER_DOUBLING) - 1));
-    let micros = match doubling {
-        0 => part as u64 + 1,
-        _ => ((1u64 << PER_DOUBLING) + part as u64 + 1) << (doubling - 1),
-    };
-    micros as f64 / 1e6
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_bucket_ends_above_what_falls_into_it_and_by_an_eighth_at_most() {
-        let mut last = 0;
-        for micros in (0..5000).chain((5000..1 << 32).step_by(9_999_991)).chain([u64::MAX]) {
-            let bucket = bucket(micros);
-            assert!(bucket < BUCKETS && bucket >= last, "{micros}");
-            last = bucket;
-            let (micros, bound) = (micros.min(u64::from(u32::MAX)), upper_bound(bucket) * 1e6);
-            let most = (micros as f64 * 1.125 + 1.0).ceil();
-            assert!(bound > micros as f64 && bound <= most, "{micros} is below {bound}");
-        }
+    const MS: Duration = Duration::from_millis(4);
+
+    fn counts(tally: &Tally) -> Vec<u64> {
+        tally.latencies().map(|(_, count)| count).collect()
     }
 
     #[test]
     fn what_is_counted_is_told_and_gone_on_with() {
-        let arm = Observations::new(Observed::default());
+        let arms = Observations::new(vec![Observed::default(); 3], Vec::new());
+        let note = |end, latency| {
+            arms.note(Exposed { arm: 2, ..Exposed::default() }, end, latency, [].into_iter());
+        };
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..1000 {
-                        arm.note(End::Answered, Duration::from_millis(4));
+                        note(End::Answered, MS);
                     }
-                    arm.note(End::Failed, Duration::from_secs(1));
-                    arm.note(End::Refused, Duration::from_secs(9));
+                    note(End::Failed, Duration::from_secs(1));
+                    note(End::Refused, Duration::from_secs(9));
                 });
             }
         });
-        let first = arm.total();
+        let total = arms.total();
+        assert_eq!(total[0], Observed::default());
+        let first = &total[2].whole;
         assert_eq!((first.requests, first.errors, first.refused), (8016, 8, 8));
         assert!((first.latency_sum - 40.0).abs() < 1e-6, "{first:?}");
         assert!((first.latency_squares - 8.128).abs() < 1e-6, "{first:?}");
-        assert_eq!(first.latencies().map(|(_, count)| count).collect::<Vec<_>>(), [0, 8000, 0, 8]);
+        assert_eq!(counts(first), [0, 8000, 0, 8]);
         let (half, all) = (first.quantile(0.5).unwrap(), first.quantile(1.0).unwrap());
         assert!((0.004..0.0046).contains(&half) && (1.0..1.13).contains(&all), "{half} {all}");
-        assert_eq!(Observed::default().quantile(0.5), None);
+        assert_eq!(Tally::default().quantile(0.5), None);
 
-        let next = Observations::new(first.clone());
-        next.note(End::Answered, Duration::from_millis(4));
-        let second = next.total();
+        let next = Observations::new(total, Vec::new());
+        next.note(Exposed { arm: 2, ..Exposed::default() }, End::Answered, MS, [].into_iter());
+        let second = &next.total()[2].whole;
         assert_eq!((second.requests, second.errors), (8017, 8));
-        assert_eq!(second.latencies().map(|(_, count)| count).collect::<Vec<_>>(), [0, 8001, 0, 8]);
+        assert_eq!(counts(second), [0, 8001, 0, 8]);
+    }
+
+    #[test]
+    fn slices_and_values_are_told_and_kept() {
+        let slices = || vec!["a=1".to_owned(), "b=2".to_owned()];
+        let mut before = vec![Observed::default(); 2];
+        for round in 1..3u64 {
+            let arms = Observations::new(before, slices());
+            let at = |slices, unit| Exposed { arm: 1, slices, unit: Some(unit) };
+            let faces = [("faces", Sum::of(2.0).with(Sum::of(3.0)))];
+            arms.note(at(0b10, 7), End::Answered, MS, faces.into_iter());
+            arms.note(at(0b11, 8), End::Failed, MS, [].into_iter());
+            arms.value(at(0b01, 8), Value::Reward, Sum::of(0.5));
+            arms.value(at(0, 8), Value::Agreement, Sum::of(1.0));
+            arms.shadowed(1, End::Failed, MS);
+            // As it comes back from the store.
+            let json = serde_json::to_value(arms.total()).unwrap();
+            before = serde_json::from_value(json).unwrap();
+            let arm = &before[1];
+            let requests = |slice: &str| arm.slices[slice].requests;
+            assert_eq!(
+                (arm.whole.requests, requests("a=1"), requests("b=2")),
+                (2 * round, round, 2 * round)
+            );
+            let times = round as f64;
+            let faces = Sum { count: 2 * round, sum: 5.0 * times, squares: 13.0 * times };
+            assert_eq!(arm.whole.values["metric:faces"], faces);
+            assert_eq!(arm.slices["b=2"].values["metric:faces"], faces);
+            assert_eq!(arm.slices["a=1"].values["reward"].sum, 0.5 * times);
+            assert_eq!(arm.whole.values["agreement"].count, round);
+            assert_eq!((arm.shadow.requests, arm.shadow.errors), (round, round));
+            assert_eq!(arm.units.values["metric:faces"].counts, 2.0 * times);
+            assert_eq!(arm.units.values["reward"].units, round);
+            assert_eq!(before[0], Observed::default());
+        }
     }
 }

@@ -1,24 +1,27 @@
 //! What is observed of units, such as users, who come again and again: their requests are not
 //! independent of each other, so that statistics need moments over units.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::values::{Names, Sum};
+
 /// Places in which units are kept, so that threads seldom wait for each other.
 const SHARDS: usize = 16;
 
-/// The most units of one place.
+/// The most units of one place, and the most that is kept of them: an arm, or a value on it, is one.
 const UNITS: usize = 256;
+const KEPT: usize = 16 * UNITS;
 
 /// Moments over the units of an arm: sums over units of what came to each on this arm.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct UnitMoments {
     /// Units with a request on this arm.
     pub units: u64,
-    /// Of these, those whose first request of the rollout was on it.
+    /// Of these, those whose first request of all was on it.
     pub first: u64,
     /// Requests.
     pub requests: f64,
@@ -30,17 +33,62 @@ pub struct UnitMoments {
     pub errors_squares: f64,
     /// Products of failed requests and requests.
     pub errors_requests: f64,
+    /// Of values by name, such as `reward`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, ValueMoments>,
+}
+
+/// Moments over the units of an arm that have values of a name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ValueMoments {
+    /// Units with a value.
+    pub units: u64,
+    /// The sums of a unit's values.
+    pub sums: f64,
+    /// Their squares.
+    pub sums_squares: f64,
+    /// How many values a unit has.
+    pub counts: f64,
+    /// Their squares.
+    pub counts_squares: f64,
+    /// Products of the sum and the number.
+    pub sums_counts: f64,
+}
+
+impl ValueMoments {
+    fn with(self, other: &Self) -> Self {
+        Self {
+            units: self.units + other.units,
+            sums: self.sums + other.sums,
+            sums_squares: self.sums_squares + other.sums_squares,
+            counts: self.counts + other.counts,
+            counts_squares: self.counts_squares + other.counts_squares,
+            sums_counts: self.sums_counts + other.sums_counts,
+        }
+    }
 }
 
 impl UnitMoments {
-    fn add(&mut self, unit: &Unit, arm: usize) {
-        let Counted { requests, errors } = unit.arms[arm];
-        if requests == 0 {
+    fn add(&mut self, unit: &Unit, on: &OnArm, names: &Names) {
+        for value in &on.values {
+            let (sum, count) = (value.sum, value.count as f64);
+            let Some(name) = names.name(value.place) else { continue };
+            let known = self.values.entry(name).or_default();
+            *known = known.with(&ValueMoments {
+                units: 1,
+                sums: sum,
+                sums_squares: sum * sum,
+                counts: count,
+                counts_squares: count * count,
+                sums_counts: sum * count,
+            });
+        }
+        if on.requests == 0 {
             return;
         }
-        let (requests, errors) = (f64::from(requests), f64::from(errors));
+        let (requests, errors) = (f64::from(on.requests), f64::from(on.errors));
         self.units += 1;
-        self.first += u64::from(unit.first == arm);
+        self.first += u64::from(unit.first == Some(on.arm));
         self.requests += requests;
         self.requests_squares += requests * requests;
         self.errors += errors;
@@ -49,7 +97,13 @@ impl UnitMoments {
     }
 
     /// These and those of other units.
-    pub fn with(self, other: &Self) -> Self {
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Self {
+        let mut values = self.values.clone();
+        for (name, other) in &other.values {
+            let known = values.entry(name.clone()).or_default();
+            *known = known.with(other);
+        }
         Self {
             units: self.units + other.units,
             first: self.first + other.first,
@@ -58,13 +112,14 @@ impl UnitMoments {
             errors: self.errors + other.errors,
             errors_squares: self.errors_squares + other.errors_squares,
             errors_requests: self.errors_requests + other.errors_requests,
+            values,
         }
     }
 }
 
-/// The units of two arms, as many as there is room for: those whose hash is below a bound, which
-/// halves when they are too many. So those kept are a sample that nothing has picked.
-pub struct Units {
+/// The units of arms, as many as there is room for: those whose hash is below a bound, which halves
+/// when they are too many. So those kept are a sample that nothing has picked.
+pub(crate) struct Units {
     bound: AtomicU64,
     shards: [Mutex<Shard>; SHARDS],
 }
@@ -73,18 +128,56 @@ struct Shard {
     /// The bound that its units are below; it may be behind.
     bound: u64,
     units: HashMap<u64, Unit>,
+    /// How much is kept of them.
+    kept: usize,
 }
 
+#[derive(Default)]
 struct Unit {
     /// The arm of its first request.
-    first: usize,
-    arms: [Counted; 2],
+    first: Option<usize>,
+    /// The arms that it has been on.
+    arms: Vec<OnArm>,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Counted {
+struct OnArm {
+    arm: usize,
     requests: u32,
     errors: u32,
+    values: Vec<OfName>,
+}
+
+/// A unit's values of a name on an arm.
+struct OfName {
+    place: usize,
+    count: u64,
+    sum: f64,
+}
+
+impl Unit {
+    fn kept(&self) -> usize {
+        self.arms.iter().map(|on| 1 + on.values.len()).sum()
+    }
+
+    fn on(&mut self, arm: usize) -> &mut OnArm {
+        let at = self.arms.iter().position(|on| on.arm == arm).unwrap_or(self.arms.len());
+        if at == self.arms.len() {
+            self.arms.push(OnArm { arm, requests: 0, errors: 0, values: Vec::new() });
+        }
+        &mut self.arms[at]
+    }
+}
+
+impl OnArm {
+    fn add(&mut self, place: usize, Sum { count, sum, .. }: Sum) {
+        match self.values.iter_mut().find(|value| value.place == place) {
+            Some(value) => {
+                value.count += count;
+                value.sum += sum;
+            }
+            None => self.values.push(OfName { place, count, sum }),
+        }
+    }
 }
 
 impl Shard {
@@ -92,21 +185,47 @@ impl Shard {
         if bound < self.bound {
             self.bound = bound;
             self.units.retain(|&hash, _| hash < bound);
+            self.kept = self.units.values().map(Unit::kept).sum();
         }
     }
 }
 
 impl Default for Units {
     fn default() -> Self {
-        let shard = || Mutex::new(Shard { bound: u64::MAX, units: HashMap::new() });
+        let shard = || Mutex::new(Shard { bound: u64::MAX, units: HashMap::new(), kept: 0 });
         Self { bound: AtomicU64::new(u64::MAX), shards: std::array::from_fn(|_| shard()) }
     }
 }
 
 impl Units {
-    /// A request of a unit, by its hash, came to its end on an arm.
-    pub fn note(&self, hash: u64, arm: usize, failed: bool) {
-        // Whichever arm a unit is on follows from its hash, so the sample goes by another.
+    /// A request of a unit, by its hash, came to its end on an arm, with values by the places of their
+    /// names.
+    pub(crate) fn note(
+        &self,
+        hash: u64,
+        arm: usize,
+        failed: bool,
+        values: impl Iterator<Item = (usize, Sum)>,
+    ) {
+        let mut values = values;
+        self.change(hash, |unit| {
+            unit.first.get_or_insert(arm);
+            let on = unit.on(arm);
+            on.requests = on.requests.saturating_add(1);
+            on.errors = on.errors.saturating_add(u32::from(failed));
+            values.by_ref().for_each(|(place, sum)| on.add(place, sum));
+        });
+        // Of a unit that is not in the sample they count all the same in what was asked of them before.
+        values.for_each(drop);
+    }
+
+    /// Values of a name came in for a unit that was on an arm.
+    pub(crate) fn value(&self, hash: u64, arm: usize, place: usize, sum: Sum) {
+        self.change(hash, |unit| unit.on(arm).add(place, sum));
+    }
+
+    fn change(&self, hash: u64, change: impl FnOnce(&mut Unit)) {
+        // Whichever arm a unit is on may follow from its hash, so the sample goes by another.
         let hash = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
         let mut bound = self.bound.load(Relaxed);
         if hash >= bound {
@@ -114,7 +233,7 @@ impl Units {
         }
         let mut shard = self.shard(hash as usize % SHARDS);
         shard.keep_below(bound);
-        while shard.units.len() >= UNITS && !shard.units.contains_key(&hash) {
+        while shard.kept >= KEPT || shard.units.len() >= UNITS && !shard.units.contains_key(&hash) {
             bound = shard.bound / 2;
             self.bound.fetch_min(bound, Relaxed);
             shard.keep_below(bound);
@@ -122,22 +241,23 @@ impl Units {
         if hash >= shard.bound {
             return;
         }
-        let new = || Unit { first: arm, arms: [Counted::default(); 2] };
-        let counted = &mut shard.units.entry(hash).or_insert_with(new).arms[arm];
-        counted.requests = counted.requests.saturating_add(1);
-        counted.errors = counted.errors.saturating_add(u32::from(failed));
+        let unit = shard.units.entry(hash).or_default();
+        let before = unit.kept();
+        change(unit);
+        let grown = unit.kept() - before;
+        shard.kept += grown;
     }
 
-    /// The moments of both arms.
-    pub fn moments(&self) -> [UnitMoments; 2] {
-        let mut moments = [UnitMoments::default(); 2];
+    /// The moments of so many arms.
+    pub(crate) fn moments(&self, arms: usize, names: &Names) -> Vec<UnitMoments> {
+        let mut moments = vec![UnitMoments::default(); arms];
         let bound = self.bound.load(Relaxed);
         for at in 0..SHARDS {
             let mut shard = self.shard(at);
             shard.keep_below(bound);
             for unit in shard.units.values() {
-                for (arm, moments) in moments.iter_mut().enumerate() {
-                    moments.add(unit, arm);
+                for on in &unit.arms {
+                    moments[on.arm].add(unit, on, names);
                 }
             }
         }
@@ -152,6 +272,7 @@ impl Units {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::values::Value;
 
     fn hash(unit: u64) -> u64 {
         // SplitMix64's steps: as good as random.
@@ -161,10 +282,17 @@ mod tests {
 
     #[test]
     fn moments_are_over_units() {
-        let units = Units::default();
-        for (unit, arm, times, failed) in [(1, 0, 3, 0), (1, 1, 2, 2), (2, 0, 1, 1), (3, 1, 4, 1)] {
+        let (units, names) = (Units::default(), Names::new());
+        let faces = names.place(Value::Metric("faces")).unwrap();
+        for (unit, arm, times, failed) in [(1, 0, 3, 0), (1, 2, 2, 2), (2, 0, 1, 1), (3, 2, 4, 1)] {
             for time in 0..times {
-                units.note(hash(unit), arm, time < failed);
+                let values = [(faces, Sum::of(f64::from(time)))];
+                units.note(
+                    hash(unit),
+                    arm,
+                    time < failed,
+                    values.into_iter().filter(|_| unit == 3),
+                );
             }
         }
         let live = UnitMoments {
@@ -175,6 +303,16 @@ mod tests {
             errors: 1.0,
             errors_squares: 1.0,
             errors_requests: 1.0,
+            values: BTreeMap::new(),
+        };
+        // One unit, four values: 0, 1, 2, 3.
+        let faces = ValueMoments {
+            units: 1,
+            sums: 6.0,
+            sums_squares: 36.0,
+            counts: 4.0,
+            counts_squares: 16.0,
+            sums_counts: 24.0,
         };
         let next = UnitMoments {
             units: 2,
@@ -184,24 +322,43 @@ mod tests {
             errors: 3.0,
             errors_squares: 5.0,
             errors_requests: 8.0,
+            values: BTreeMap::from([("metric:faces".to_owned(), faces)]),
         };
-        assert_eq!(units.moments(), [live, next]);
+        let expected = [live, UnitMoments::default(), next];
+        assert_eq!(units.moments(3, &names), expected);
+        // A reward alone is no exposure.
+        units.value(hash(4), 1, 0, Sum::of(2.0));
+        let rewarded = &units.moments(3, &names)[1];
+        assert_eq!((rewarded.units, rewarded.first, rewarded.values["reward"].sums), (0, 0, 2.0));
     }
 
     #[test]
     fn of_many_units_a_part_is_kept_whole() {
-        let units = Units::default();
+        let (units, names) = (Units::default(), Names::new());
         for round in 0..2 {
             for unit in 0..100_000 {
-                units.note(hash(unit), usize::from(unit % 10 == 0), round == 1);
+                units.note(hash(unit), usize::from(unit % 10 == 0), round == 1, [].into_iter());
             }
         }
-        let [live, next] = units.moments();
+        let moments = units.moments(2, &names);
+        let [live, next] = &moments[..] else { panic!("{moments:?}") };
         let kept = live.units + next.units;
         assert!((500..=(SHARDS * UNITS) as u64).contains(&kept), "{kept} are kept");
         let part = next.units as f64 / kept as f64;
         assert!((part - 0.1).abs() < 0.05, "{part} of those kept are on the second arm");
         // Every one of them has both its requests.
         assert_eq!((live.requests, live.errors), (2.0 * live.units as f64, live.units as f64));
+    }
+
+    #[test]
+    fn units_with_many_values_are_fewer() {
+        let (units, names) = (Units::default(), Names::new());
+        for unit in 0..20_000 {
+            let values = (0..34).map(|place| (place, Sum::of(1.0)));
+            units.note(hash(unit), unit as usize % 64, false, values);
+        }
+        let kept: usize = (0..SHARDS).map(|at| units.shard(at).kept).sum();
+        let counted: u64 = units.moments(64, &names).iter().map(|arm| arm.units).sum();
+        assert!(kept <= SHARDS * (KEPT + 35) && counted > 100, "{kept} of {counted} units");
     }
 }

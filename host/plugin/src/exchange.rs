@@ -9,10 +9,11 @@ use wasmtime::component::{Linker, Resource};
 use crate::bindings::processor::berth::plugin::exchange::{
     Host, HostReply, HostRequest, ReplyError,
 };
+use crate::reports::Reports;
 use crate::state::State;
 
 /// What a client sent.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Request {
     /// The client's `x-request-id`, or the one that the host made.
     pub id: String,
@@ -26,6 +27,8 @@ pub struct Request {
     pub attributes: Vec<(String, String)>,
     /// The W3C `traceparent` under which the call stands, when there is one.
     pub trace_context: Option<String>,
+    /// Where the processor's own numbers are noted beside the sink.
+    pub reports: Reports,
 }
 
 /// What a request or an answer carries.

@@ -7,6 +7,7 @@ impl Host for State {
     fn count(&mut self, name: String, by: u64) -> wasmtime::Result<()> {
         if well_named(&name) {
             self.bindings.sink.count(&name, by);
+            self.request.reports.add(&name, by as f64);
         } else {
             self.bindings.sink.dropped();
         }
@@ -16,6 +17,7 @@ impl Host for State {
     fn observe(&mut self, name: String, value: f64) -> wasmtime::Result<()> {
         if well_named(&name) && value.is_finite() {
             self.bindings.sink.observe(&name, value);
+            self.request.reports.add(&name, value);
         } else {
             self.bindings.sink.dropped();
         }

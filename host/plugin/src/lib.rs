@@ -10,6 +10,7 @@
 //! - `repeat`: one instance called over and over, for a benchmark
 //! - [`policy`], [`router`]: policies, pure and metered, and those that see each request
 //! - [`decision`]: what policies decide, checked
+//! - [`reports`]: the numbers that a processor reports of one request
 //! - [`trap`]: how guests come to their end, in words for the log
 //! - one file for each WIT interface that the host implements: [`exchange`], [`model`], [`nn`],
 //!   [`assets`], [`guest_log`], [`guest_metrics`], [`observing`], [`wasi`]
@@ -31,6 +32,7 @@ pub mod observing;
 pub mod policy;
 pub mod processor;
 mod repeat;
+pub mod reports;
 pub mod router;
 mod state;
 pub mod trap;
@@ -51,5 +53,6 @@ pub use inspect::{Inspection, Kind, LoadError, Manifest};
 pub use observing::{Measure, Observation, Subject, unit_hash};
 pub use policy::Policy;
 pub use processor::{Bindings, BoundModel, Call, CallError, CreateError, Processor, Sink, Usage};
+pub use reports::{Report, Reports};
 pub use router::Routers;
 pub use trap::Trap;

@@ -24,7 +24,7 @@ use crate::state::{Account, State, Stop, on_tick};
 use crate::trap::{Trap, describe};
 use crate::turns::Rank;
 use crate::wasi::Said;
-use crate::{Body, Level, Reply, Request};
+use crate::{Body, Level, Reply, Reports, Request};
 
 /// The most handles that one request may hold.
 const HANDLES: usize = 4096;
@@ -221,6 +221,7 @@ impl Processor {
             outputs: Vec::new(),
             attributes: Vec::new(),
             trace_context: None,
+            reports: Reports::default(),
         });
         let mut store = self.store(Call { request, bindings, deadline });
         let clock = Arc::clone(&store.data().account.cpu);

@@ -25,11 +25,13 @@ fn warm() -> usize {
 }
 
 impl Policy {
-    /// Builds the first router under a plan; none when the policy does not look at requests.
+    /// Builds the first router under a plan; none when the policy does not look at requests. Once
+    /// `quarantined` is set it is not asked; it sets that itself when it is found to be impure.
     pub fn routers(
         self: &Arc<Self>,
         observation: &Arc<Observation>,
         plan: &Plan,
+        quarantined: &Arc<AtomicBool>,
     ) -> Result<Option<Routers>, PolicyError> {
         if self.routing.is_none() {
             return Ok(None);
@@ -39,7 +41,7 @@ impl Policy {
             observation: Arc::clone(observation),
             plan: plan.clone(),
             warm: ArrayQueue::new(warm()),
-            quarantined: AtomicBool::new(false),
+            quarantined: Arc::clone(quarantined),
         };
         let first = routers.build()?;
         // The queue is empty, so there is room.
@@ -54,7 +56,7 @@ pub struct Routers {
     observation: Arc<Observation>,
     plan: Plan,
     warm: ArrayQueue<Router>,
-    quarantined: AtomicBool,
+    quarantined: Arc<AtomicBool>,
 }
 
 struct Router {
@@ -64,14 +66,9 @@ struct Router {
 }
 
 impl Routers {
-    /// Whether the policy decided differently on the same input, and is not asked again.
-    pub fn quarantined(&self) -> bool {
-        self.quarantined.load(Ordering::Relaxed)
-    }
-
     /// Decides on one request. After an error that says impure, every call says quarantined.
     pub fn route(&self, subject: &Subject) -> Result<Decision, PolicyError> {
-        if self.quarantined() {
+        if self.quarantined.load(Ordering::Relaxed) {
             return Err(PolicyError::Quarantined);
         }
         let mut router = match self.warm.pop() {

@@ -7,32 +7,43 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use berth_plugin::{ArmState, PolicyError};
+use berth_plugin::ArmState;
 use berth_serving::documents::{EndpointState, Order, Outcome, Rollout};
-use berth_serving::{ArmStatus, ControlError, Host, Rolling, RolloutPolicy};
+use berth_serving::rolling::ARMS;
+use berth_serving::{ArmStatus, ControlError, Host, LiveRevision, Rolling, RolloutPolicy};
 use berth_store::Note;
 use berth_tensor::Name;
 use tokio::task::JoinHandle;
 
-use crate::decide;
-
-/// Failures of a policy in a row, lateness left out, after which its rollout is aborted.
-const FAILURES: u32 = 3;
+use crate::pace::{FAILURES, Pace};
+use crate::{decide, ticks};
 
 /// How soon to look again for what changes without saying so: requests that still hold a revision.
 const SOON: Duration = Duration::from_millis(20);
 
 /// How soon to try again what failed by no fault of the policy's.
-const RETRY: Duration = Duration::from_secs(1);
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
 
 /// How often what was observed is committed where nothing is decided.
-const OBSERVED: Duration = Duration::from_secs(30);
+pub(crate) const OBSERVED: Duration = Duration::from_secs(30);
 
-/// Follows every rollout of the host, for as long as it runs.
+/// Follows every rollout of the host and every routing policy that asks to be evaluated again, for as
+/// long as it runs.
 pub async fn run(host: Arc<Host>) {
     let mut followed: HashMap<Name, (Weak<Rolling>, JoinHandle<()>)> = HashMap::new();
+    let mut ticking: HashMap<Name, (Weak<LiveRevision>, JoinHandle<()>)> = HashMap::new();
     loop {
         followed.retain(|_, (_, task)| !task.is_finished());
+        ticking.retain(|_, (_, task)| !task.is_finished());
+        for live in host.ticking() {
+            let known = ticking.get(live.endpoint());
+            if known.is_some_and(|(known, _)| known.as_ptr() == Arc::as_ptr(&live)) {
+                continue;
+            }
+            let (name, weak) = (live.endpoint().clone(), Arc::downgrade(&live));
+            let task = tokio::spawn(ticks::follow(Arc::clone(&host), live));
+            ticking.insert(name, (weak, task));
+        }
         for rolling in host.rollouts() {
             let known = followed.get(rolling.endpoint());
             if known.is_some_and(|(known, _)| known.as_ptr() == Arc::as_ptr(&rolling)) {
@@ -84,12 +95,9 @@ struct Following {
     host: Arc<Host>,
     rolling: Arc<Rolling>,
     policy: Option<RolloutPolicy>,
-    /// When to evaluate next, and the arms as they were when it was done last.
-    due: Instant,
+    pace: Pace,
+    /// The arms as they were when it was asked last.
     seen: Option<[ArmStatus; 2]>,
-    /// Of the policy, in a row.
-    failures: u32,
-    decisions: u32,
     observed: Instant,
     /// When an arm that could not be prepared is tried again.
     retry: Instant,
@@ -102,10 +110,8 @@ impl Following {
             host,
             rolling,
             policy: None,
-            due: now,
+            pace: Pace::new(Duration::ZERO),
             seen: None,
-            failures: 0,
-            decisions: 0,
             observed: now,
             retry: now,
         }
@@ -126,7 +132,10 @@ impl Following {
             }
         }
         let changed = self.seen.as_ref() != Some(&statuses);
-        if rollout.order.is_none() && !rollout.paused && (changed || Instant::now() >= self.due) {
+        if rollout.order.is_none()
+            && !rollout.paused
+            && (changed || Instant::now() >= self.pace.due)
+        {
             self.seen = Some(statuses);
             match self.evaluate(rollout)? {
                 Some(changed) => rollout = changed,
@@ -165,17 +174,19 @@ impl Following {
         self.policy = Some(policy);
         match evaluated {
             Ok(evaluation) => {
-                self.failures = 0;
-                let decided = decide::after(&rollout, &evaluation);
-                let after = match decided {
+                let after = decide::after(&rollout, &evaluation);
+                let decided = after.is_some();
+                let after = match after {
                     None => Some(rollout),
                     Some(after) => {
-                        self.decisions += 1;
                         self.observed = Instant::now();
                         let words = decide::message(&evaluation);
+                        let shares = [1.0 - after.share, after.share];
+                        let arms = ARMS.into_iter().zip(shares).zip(&observed);
+                        let arms = arms.map(|((name, share), arm)| (name, share, arm));
                         let note = Note {
                             who: rollout.policy.policy.to_string(),
-                            why: decide::reason(words, after.share, &observed),
+                            why: decide::reason(words, arms),
                         };
                         // What an operator has committed since counts for more.
                         self.host.commit_rollout(&self.rolling, &note, |now| {
@@ -186,19 +197,14 @@ impl Following {
                     }
                 };
                 let share = after.as_ref().map_or(0.0, |after| after.share);
-                let tick = decide::next_tick(Some(&evaluation), share, self.decisions);
-                self.due = Instant::now() + tick;
+                self.pace.evaluated(decide::wish(&evaluation, share), decided);
                 self.rolling.says(evaluation);
                 Ok(after)
             }
             Err(error) => {
-                // Out of fuel is late: the machine is as fast as it is, so that is no fault.
-                let late = matches!(&error, PolicyError::Trap(trap) if trap.kind == "fuel");
-                self.failures += u32::from(!late);
                 let last = rollout.evaluation.as_ref();
-                let tick = decide::next_tick(last, rollout.share, self.decisions);
-                self.due = Instant::now() + tick.min(RETRY);
-                if self.failures < FAILURES {
+                let wish = last.and_then(|last| decide::wish(last, rollout.share));
+                if !self.pace.failed(&error, wish) {
                     return Ok(Some(rollout));
                 }
                 let policy = &rollout.policy.policy;
@@ -241,7 +247,7 @@ impl Following {
         }
         let statuses = rolling.statuses();
         let leaving = statuses.contains(&ArmStatus::Leaving);
-        let mut wait = self.due.saturating_duration_since(Instant::now()).min(OBSERVED);
+        let mut wait = self.pace.due.saturating_duration_since(Instant::now()).min(OBSERVED);
         if rollout.paused || rollout.order.is_some() {
             wait = OBSERVED;
         }

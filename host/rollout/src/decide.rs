@@ -1,21 +1,12 @@
 //! What follows from an evaluation, within the operator's bounds. Plain values in and out.
 
-use std::time::Duration;
-
 use berth_monitor::Observed;
 use berth_plugin::{Evaluation, Phase};
 use berth_serving::documents::{Order, Outcome, Rollout};
 use berth_serving::rolling::ARMS;
 
-/// The shortest and the longest time to the next evaluation.
-const TICK: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(3600)];
-
 /// When to evaluate again where a share is on its way by the operator's steps, in milliseconds.
 const CAPPED: u64 = 1000;
-
-/// By so much the shortest time grows with each decision of a rollout that was committed, so that a
-/// policy that changes its mind without end fills the store more and more slowly.
-const BY_DECISION: Duration = Duration::from_millis(5);
 
 /// The most bytes of a policy's message that are kept.
 const MESSAGE: usize = 500;
@@ -35,11 +26,7 @@ pub fn after(rollout: &Rollout, evaluation: &Evaluation) -> Option<Rollout> {
         who: rollout.policy.policy.to_string(),
         why: message(evaluation).to_owned(),
     });
-    let same = rollout.evaluation.as_ref().is_some_and(|before| {
-        (&before.arms, &before.plan, before.phase)
-            == (&evaluation.arms, &evaluation.plan, evaluation.phase)
-    });
-    if !same {
+    if rollout.evaluation.as_ref().is_none_or(|before| differs(before, evaluation)) {
         next.evaluation = Some(evaluation.clone());
     }
     (next != *rollout).then_some(next)
@@ -67,35 +54,39 @@ fn within(now: f64, asked: f64, most: Option<f64>) -> f64 {
     }
 }
 
-/// When to evaluate again with this `share` in force. Without a wish of the policy's, when something
-/// changes, or soon where it has not yet got what it asks for.
-pub fn next_tick(evaluation: Option<&Evaluation>, share: f64, decisions: u32) -> Duration {
-    let [least, most] = TICK;
-    let wish = evaluation.and_then(|evaluation| {
-        let capped = asked(evaluation) > share;
-        evaluation.next_tick_ms.or(capped.then_some(CAPPED))
-    });
-    let least = least.max(BY_DECISION * decisions).min(most);
-    wish.map_or(most, |wish| Duration::from_millis(wish).clamp(least, most))
+/// When a policy that has evaluated so wants to evaluate again with this `share` in force, in
+/// milliseconds. Without a wish of its own, when something changes, or soon where it has not yet got
+/// what it asks for.
+pub fn wish(evaluation: &Evaluation, share: f64) -> Option<u64> {
+    let capped = asked(evaluation) > share;
+    evaluation.next_tick_ms.or(capped.then_some(CAPPED))
 }
 
-/// Why, with the numbers that it was decided on.
-pub fn reason(words: &str, share: f64, observed: &[Observed; 2]) -> String {
-    let shares = [1.0 - share, share];
-    let arm = |at: usize| {
-        let Observed { requests, errors, refused, .. } = observed[at];
-        let latency = |q: f64| {
-            observed[at].quantile(q).map_or("no time".into(), |s| format!("{:.2} ms", s * 1e3))
-        };
+/// Whether an evaluation decides anything but words.
+pub fn differs(before: &Evaluation, after: &Evaluation) -> bool {
+    (&before.arms, &before.plan, before.phase) != (&after.arms, &after.plan, after.phase)
+}
+
+/// Why, with the numbers that it was decided on: of each arm its name, its share and what was observed.
+pub fn reason<'a>(words: &str, arms: impl Iterator<Item = (&'a str, f64, &'a Observed)>) -> String {
+    let numbers = arms.map(|(name, share, Observed { whole, .. })| {
+        let latency =
+            |q: f64| whole.quantile(q).map_or("no time".into(), |s| format!("{:.2} ms", s * 1e3));
+        let rewards = whole.values.get("reward").map_or_else(String::new, |reward| {
+            let mean = reward.sum / reward.count as f64;
+            format!(", {} rewards of {mean:.4} on average", reward.count)
+        });
         format!(
-            "{} {:.2} %: {requests} requests, {errors} errors, {refused} refused, half in {}, 99 % in {}",
-            ARMS[at],
-            shares[at] * 100.0,
+            "{name} {:.2} %: {} requests, {} errors, {} refused, half in {}, 99 % in {}{rewards}",
+            share * 100.0,
+            whole.requests,
+            whole.errors,
+            whole.refused,
             latency(0.5),
             latency(0.99),
         )
-    };
-    format!("{words} [{}; {}]", arm(0), arm(1))
+    });
+    format!("{words} [{}]", numbers.collect::<Vec<_>>().join("; "))
 }
 
 /// An evaluation's message, cut short.

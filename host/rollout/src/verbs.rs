@@ -7,6 +7,7 @@ use berth_monitor::Observed;
 use berth_plugin::{ArmState, Phase};
 use berth_serving::documents::{EndpointState, Order, Outcome, Rollout};
 use berth_serving::rolling::ARMS;
+use berth_serving::view::Numbers;
 use berth_serving::{ArmStatus, ControlError, Host, Rolling};
 use berth_store::Note;
 use berth_tensor::Name;
@@ -70,16 +71,9 @@ pub struct ArmView {
     pub wanted: ArmState,
     /// What it is: `ready`, `preparing`, `leaving`, `stopped` or `broken`.
     pub status: &'static str,
-    /// Requests since the rollout began.
-    pub requests: u64,
-    /// Of these, those that failed by the model's, the plugin's or the host's fault.
-    pub errors: u64,
-    /// Of these, those that were refused as the caller's fault.
-    pub refused: u64,
-    /// The latency within which half of them were answered, in milliseconds.
-    pub median_ms: Option<f64>,
-    /// The same of 99 %.
-    pub p99_ms: Option<f64>,
+    /// What was observed of it since the rollout began.
+    #[serde(flatten)]
+    pub numbers: Numbers,
 }
 
 /// The rollout under way at an endpoint, or the last one.
@@ -178,17 +172,12 @@ fn view(rollout: &Rollout, rolling: Option<&Rolling>, observed: &Observed, arm: 
         None if rollout.share == arm as f64 => "ready",
         None => "stopped",
     };
-    let ms = |q: f64| observed.quantile(q).map(|seconds| seconds * 1e3);
     ArmView {
         name: ARMS[arm],
         revision: rollout.arms[arm].short(),
         share: [1.0 - rollout.share, rollout.share][arm],
         wanted: rollout.wanted()[arm],
         status,
-        requests: observed.requests,
-        errors: observed.errors,
-        refused: observed.refused,
-        median_ms: ms(0.5),
-        p99_ms: ms(0.99),
+        numbers: Numbers::from(&observed.whole),
     }
 }

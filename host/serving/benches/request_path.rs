@@ -14,7 +14,7 @@ use berth_plugin::engine::Engines;
 use berth_plugin::observing::Arm;
 use berth_plugin::{
     Bindings, Body, COMPILE_BOUNDS, Call, Compiled, EngineOptions, Observation, Policy, Processor,
-    ProcessorLimits, Request, Sink, Subject,
+    ProcessorLimits, Reports, Request, Sink, Subject,
 };
 use berth_serving::draw::Shares;
 use berth_tensor::{DataType, Digest, NamedTensor, Tensor};
@@ -88,7 +88,7 @@ fn routing(criterion: &mut Criterion, engines: &Arc<Engines>) {
     let policy = Arc::new(policy);
     let evaluation = policy.evaluate(&observation, None).expect("it evaluates");
     let routers = policy
-        .routers(&observation, &evaluation.plan)
+        .routers(&observation, &evaluation.plan, &Arc::default())
         .expect("it routes")
         .expect("it has a router");
     criterion.bench_function("route warm, targeting by prefix", |bencher| {
@@ -147,6 +147,7 @@ fn request(body: Body) -> Arc<Request> {
         outputs: Vec::new(),
         attributes: Vec::new(),
         trace_context: None,
+        reports: Reports::default(),
     })
 }
 

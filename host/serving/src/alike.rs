@@ -3,16 +3,20 @@
 use berth_tensor::TensorType;
 
 use crate::error::ControlError;
-use crate::live::{LiveRevision, LiveVariant, Routing, Way};
+use crate::live::{LiveRevision, LiveVariant, Way};
 use crate::spec::SpecError;
 
 impl LiveRevision {
     /// Refuses a variant that does not take what another does, where the policy draws one of them without
     /// having seen the request: what is answered would be a matter of chance. A router may know better.
     pub(crate) fn check_alike(&self) -> Result<(), ControlError> {
-        let Routing::Shares(shares) = &self.routing else { return Ok(()) };
-        let shares = shares.probabilities(self.variants.len());
-        let mut drawn = self.variants.iter().zip(shares).filter(|(_, share)| *share > 0.0);
+        let Some(routed) = self.routed().filter(|routed| routed.draws_by_shares()) else {
+            return Ok(());
+        };
+        // One that is evaluated again may draw any variant.
+        let any = routed.standing().evaluation().next_tick_ms.is_some();
+        let shares = self.variants.iter().zip(self.shares());
+        let mut drawn = shares.filter(|(_, share)| any || *share > 0.0);
         let Some((first, _)) = drawn.next() else { return Ok(()) };
         for (other, _) in drawn {
             if let Some(problem) = lacks(other, first) {

@@ -3,7 +3,6 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use berth_plugin::Evaluation;
 use berth_store::{Change, Note, SealedBlob};
 use berth_tensor::{Digest, Name};
 use serde::Serialize;
@@ -11,8 +10,8 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::catalog::{self, document, read};
 use crate::documents::{
-    ENDPOINT, EndpointRecord, EndpointState, ModelFiles, ModelVersion, OBSERVED, PluginVersion,
-    REVISION, Revision,
+    ENDPOINT, EndpointRecord, EndpointState, ModelFiles, ModelVersion, OBSERVED, OBSERVED_VARIANTS,
+    PluginVersion, REVISION, Revision,
 };
 use crate::error::ControlError;
 use crate::host::{Host, PREPARING};
@@ -162,7 +161,8 @@ impl Host {
             }
             Change::Delete { .. } => None,
         });
-        let mut candidates = was_live.filter(|digest| record.live != Some(*digest));
+        let earlier = record.earlier.iter().copied();
+        let mut candidates = earlier.chain(was_live).filter(|digest| record.live != Some(*digest));
         let digest = match to {
             None => candidates.next(),
             Some(id) => {
@@ -190,7 +190,8 @@ impl Host {
         let _control = self.control.lock().await;
         let _alone = self.record_lock();
         self.record(name)?.ok_or_else(|| no_endpoint(name))?;
-        let gone = [ENDPOINT, OBSERVED].map(|kind| Change::delete(kind, name.as_str()));
+        let gone =
+            [ENDPOINT, OBSERVED, OBSERVED_VARIANTS].map(|kind| Change::delete(kind, name.as_str()));
         self.store().commit(None, &gone, &note)?;
         let mut old = None;
         self.change(|snapshot| {
@@ -240,9 +241,15 @@ impl Host {
         if live == Some(digest) && serving.as_ref().is_some_and(|live| live.digest == digest) {
             applied.changed = false;
             applied.state = EndpointState::Live;
-            if let Some(record) = record.filter(|record| record.state != EndpointState::Live) {
+            if record.is_some_and(|record| record.state != EndpointState::Live) {
                 // What was applied in between has failed; this settles it.
-                self.note_outcome(&name, live, digest, None, record.evaluation, note)?;
+                self.change_record(&name, &note, |record| {
+                    record.applied = digest;
+                    record.state = EndpointState::Live;
+                    record.problem = None;
+                    record.starts = 0;
+                    record.rollout = None;
+                })?;
             }
             return Ok(applied);
         }
@@ -258,20 +265,28 @@ impl Host {
             }
             (None, _) => {}
         }
-        let record = EndpointRecord {
-            live,
-            applied: digest,
-            state: EndpointState::Preparing,
-            problem: None,
-            starts: 0,
-            evaluation: record.and_then(|record| record.evaluation),
-            rollout: None,
-        };
-        let changes = [
-            Change::put(REVISION, digest.to_string(), document(&revision)?),
-            Change::put(ENDPOINT, name.as_str(), document(&record)?),
-        ];
-        self.store().commit(None, &changes, &note)?;
+        {
+            // The policy of the live revision may have decided something since.
+            let _alone = self.record_lock();
+            let before = self.record(&name)?;
+            let (earlier, evaluation) =
+                before.map(|before| (before.earlier, before.evaluation)).unwrap_or_default();
+            let record = EndpointRecord {
+                live,
+                applied: digest,
+                state: EndpointState::Preparing,
+                problem: None,
+                starts: 0,
+                evaluation,
+                earlier,
+                rollout: None,
+            };
+            let changes = [
+                Change::put(REVISION, digest.to_string(), document(&revision)?),
+                Change::put(ENDPOINT, name.as_str(), document(&record)?),
+            ];
+            self.store().commit(None, &changes, &note)?;
+        }
         if live.is_none() {
             self.change(|snapshot| {
                 snapshot.waiting.insert(name.clone(), PREPARING.into());
@@ -281,7 +296,7 @@ impl Host {
         let host = Arc::clone(self);
         let work = tokio::spawn(async move {
             let _control = control;
-            host.make_live(&revision, live, note).await
+            host.make_live(&revision, note).await
         });
         if wait {
             let done = work.await.map_err(|error| ControlError::Host(error.to_string()))?;
@@ -298,14 +313,13 @@ impl Host {
     pub(crate) async fn make_live(
         &self,
         revision: &Revision,
-        live: Option<Digest>,
         note: Note,
     ) -> Result<(Duration, Option<String>), ControlError> {
         let (name, digest) = (&revision.endpoint, revision.digest());
         let start = Instant::now();
         match self.try_out(revision).await {
-            Ok((ready, evaluation)) => {
-                self.note_outcome(name, Some(digest), digest, None, evaluation, note)?;
+            Ok(ready) => {
+                self.note_live(&ready, &note)?;
                 let no_longer = self.takes_no_longer(&ready);
                 self.go_live(ready);
                 let revision = digest.short();
@@ -322,7 +336,7 @@ impl Host {
                     "not live: {}",
                     error.first_line()
                 );
-                self.note_failed(name, live, digest, error.to_string(), note)?;
+                self.note_failed(name, digest, error.to_string(), note)?;
                 Err(error)
             }
         }
@@ -337,27 +351,30 @@ impl Host {
     }
 
     /// Makes a revision ready and sees that it answers as it should.
-    pub(crate) async fn try_out(
-        &self,
-        revision: &Revision,
-    ) -> Result<(LiveRevision, Option<Evaluation>), ControlError> {
-        let (ready, evaluation) = self.workshop.prepare(revision, None).await?;
+    pub(crate) async fn try_out(&self, revision: &Revision) -> Result<LiveRevision, ControlError> {
+        let ready = self.workshop.prepare(revision, None).await?;
         ready.check_alike()?;
         self.warm_up(&ready).await?;
-        Ok((ready, evaluation))
+        Ok(ready)
     }
 
     /// Commits why what was applied is not live; what was live goes on.
     pub(crate) fn note_failed(
         &self,
         name: &Name,
-        live: Option<Digest>,
         applied: Digest,
         problem: String,
         note: Note,
     ) -> Result<(), ControlError> {
-        let before = self.record(name)?.and_then(|record| record.evaluation);
-        self.note_outcome(name, live, applied, Some(problem.clone()), before, note)?;
+        let mut live = None;
+        self.change_record(name, &note, |record| {
+            live = record.live;
+            record.applied = applied;
+            record.state = EndpointState::Failed;
+            record.problem = Some(problem.clone());
+            record.starts = 0;
+            record.rollout = None;
+        })?;
         if live.is_none() {
             self.change(|snapshot| {
                 snapshot.waiting.insert(name.clone(), problem);
@@ -366,23 +383,25 @@ impl Host {
         Ok(())
     }
 
-    fn note_outcome(
-        &self,
-        name: &Name,
-        live: Option<Digest>,
-        applied: Digest,
-        problem: Option<String>,
-        evaluation: Option<Evaluation>,
-        note: Note,
-    ) -> Result<(), ControlError> {
-        let state = if problem.is_none() { EndpointState::Live } else { EndpointState::Failed };
-        let record =
-            EndpointRecord { live, applied, state, problem, starts: 0, evaluation, rollout: None };
-        self.store().commit(
-            None,
-            &[Change::put(ENDPOINT, name.as_str(), document(&record)?)],
-            &note,
-        )?;
+    /// Commits that a revision is the live one. Its policy begins with nothing observed.
+    fn note_live(&self, ready: &LiveRevision, note: &Note) -> Result<(), ControlError> {
+        let (name, digest) = (&ready.endpoint, ready.digest);
+        let _alone = self.record_lock();
+        let before = self.record(name)?;
+        let mut record = EndpointRecord {
+            live: before.as_ref().and_then(|before| before.live),
+            applied: digest,
+            state: EndpointState::Live,
+            problem: None,
+            starts: 0,
+            evaluation: ready.evaluation(),
+            earlier: before.map_or_else(Vec::new, |before| before.earlier),
+            rollout: None,
+        };
+        record.take_over(digest);
+        let mut changes = vec![Change::put(ENDPOINT, name.as_str(), document(&record)?)];
+        changes.extend(self.forget_variants(name)?);
+        self.store().commit(None, &changes, note)?;
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use berth_monitor::Observed;
 use berth_plugin::{ArmState, Evaluation, Inspection};
 use berth_tensor::{Digest, Name, TensorType};
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ pub(crate) const REVISION: &str = "revision";
 pub(crate) const ENDPOINT: &str = "endpoint";
 /// What was observed of the arms of an endpoint's last rollout.
 pub(crate) const OBSERVED: &str = "observed";
+/// What was observed of the variants of an endpoint's live revision.
+pub(crate) const OBSERVED_VARIANTS: &str = "observed-variants";
 
 /// One version of a model.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -115,6 +118,9 @@ pub struct Revision {
     pub attributes: BTreeMap<Name, AttributeSource>,
     /// The attribute whose values stay on one arm.
     pub unit: Option<Name>,
+    /// What policies see apart from the whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slices: Vec<String>,
     /// When a request is given up, in milliseconds.
     pub timeout_ms: u64,
     /// Whether clients may ask for a variant by name.
@@ -183,9 +189,32 @@ pub struct EndpointRecord {
     /// The routing policy's last evaluation, which the live revision goes on with after a restart.
     #[serde(default)]
     pub evaluation: Option<Evaluation>,
+    /// Revisions that were live before, latest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<Digest>,
     /// How traffic moves to the revision applied last, or has moved, where a policy has a say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+}
+
+/// The most revisions that an endpoint remembers to have been live.
+const EARLIER: usize = 32;
+
+impl EndpointRecord {
+    /// A revision becomes the live one.
+    pub(crate) fn take_over(&mut self, next: Digest) {
+        let before = self.live.replace(next).filter(|before| *before != next);
+        self.earlier.retain(|known| *known != next && Some(*known) != before);
+        self.earlier.splice(0..0, before);
+        self.earlier.truncate(EARLIER);
+    }
+}
+
+/// What was observed of the variants of a revision.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct VariantsObserved {
+    pub(crate) revision: Digest,
+    pub(crate) arms: Vec<Observed>,
 }
 
 fn is_none(starts: &u32) -> bool {

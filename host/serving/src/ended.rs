@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_plugin::{Reply, Request};
+use berth_monitor::{End, Exposed, Sum};
+use berth_plugin::{Reply, Report, Request};
 
 use crate::draw::Drawn;
 use crate::error::RequestError;
-use crate::live::{LiveRevision, LiveVariant, PredictionId};
+use crate::live::{LiveRevision, PredictionId};
 use crate::rolling::Exposure;
 
 /// What is known of a request once a variant has answered it or failed to.
@@ -20,12 +21,23 @@ pub struct Ended<'a> {
     pub wants_tensors: bool,
     /// Whether the client named the variant: nothing was drawn.
     pub direct: bool,
+    /// The declared slices that it is in, a bit each, the first one the lowest: those of the revision,
+    /// during a rollout those of the next one.
+    pub slices: u16,
+    /// The hash by which its unit is counted, when it has one.
+    pub unit: Option<u64>,
     /// Which variant was drawn, why and how probable that was.
     pub drawn: &'a Drawn,
+    /// Why and when the drawn variant failed, where a fallback had the request after it.
+    pub fallen: Option<(&'a RequestError, Duration)>,
+    /// The index of the variant that answered or failed last: the drawn one, or a fallback.
+    pub answered: usize,
     /// Which revision was drawn, while there is a rollout.
     pub exposure: Option<&'a Exposure>,
     /// The answer.
     pub result: &'a Result<Reply, RequestError>,
+    /// What the drawn variant's processor reported, where that is observed.
+    pub reports: &'a [Report],
     /// When the request was decoded.
     pub start: Instant,
     /// From then to its answer.
@@ -45,11 +57,44 @@ impl LiveRevision {
         if ended.direct {
             return;
         }
-        let LiveVariant { metrics, .. } = &self.variants[ended.drawn.arm];
         let error = ended.result.as_ref().err();
+        let metrics = &self.variants[ended.answered].metrics;
         metrics.answered(error.map(RequestError::reason), ended.latency);
+        let values = || {
+            ended.reports.iter().map(|Report { name, count, sum, squares }| {
+                (name.as_str(), Sum { count: *count, sum: *sum, squares: *squares })
+            })
+        };
         if let Some(exposure) = ended.exposure {
-            exposure.ended(error, ended.latency);
+            exposure.observations().note(exposure.at, end(error), ended.latency, values());
         }
+        if let Some(routed) = self.routed() {
+            let slices = match ended.exposure {
+                Some(_) => self.slices.of(&ended.request.attributes),
+                None => ended.slices,
+            };
+            let at = Exposed { arm: ended.drawn.arm, slices, unit: ended.unit };
+            // Where it fell back, the drawn variant is judged by its own end.
+            let (error, latency) =
+                ended.fallen.map_or((error, ended.latency), |(error, at)| (Some(error), at));
+            routed.observations().note(at, end(error), latency, values());
+        }
+    }
+}
+
+/// What became of a request, as far as an arm is to be judged by it.
+pub(crate) fn end(error: Option<&RequestError>) -> End {
+    match error {
+        None => End::Answered,
+        Some(RequestError::NotFound(_) | RequestError::Forbidden(_) | RequestError::Invalid(_)) => {
+            End::Refused
+        }
+        Some(
+            RequestError::Failed(_)
+            | RequestError::Timeout(_)
+            | RequestError::CpuTime(_)
+            | RequestError::Unavailable(_)
+            | RequestError::Overloaded,
+        ) => End::Failed,
     }
 }

@@ -133,6 +133,19 @@ impl RequestError {
         }
     }
 
+    /// Whether another variant may answer in place of one that failed so: never where the caller is at
+    /// fault.
+    pub(crate) fn lets_fall_back(&self) -> bool {
+        match self {
+            Self::NotFound(_) | Self::Forbidden(_) | Self::Invalid(_) => false,
+            Self::Failed(_)
+            | Self::Timeout(_)
+            | Self::Unavailable(_)
+            | Self::CpuTime(_)
+            | Self::Overloaded => true,
+        }
+    }
+
     /// What the client is told of a processor's failure. Traps and the plugin's own failures stay
     /// in the log.
     pub(crate) fn of_call(error: &CallError, timeout_ms: u64, prediction: &str) -> Self {

@@ -70,7 +70,7 @@ pub struct Host {
     /// whoever holds `control`.
     pub(crate) recording: Mutex<()>,
     changing: Mutex<()>,
-    /// A rollout has begun or was restored.
+    /// There is a rollout or a live revision that was not there before.
     pub(crate) begun: Notify,
     /// The models of what is in the snapshot, by name, with their size as it was told last.
     resident: Mutex<HashMap<String, u64>>,
@@ -159,7 +159,7 @@ impl Host {
                     Err(error) => Err(error),
                 };
                 match prepared {
-                    Ok((live, _)) => {
+                    Ok(live) => {
                         // It has answered before: whatever keeps it from that now is its clients' to see.
                         if let Err(error) = self.warm_up(&live).await {
                             let problem = error.first_line();
@@ -193,14 +193,12 @@ impl Host {
                 // What ends the host is not tried at each of its starts.
                 let problem = "the host has ended again and again while it was being prepared; to try it once more, apply it again";
                 tracing::error!(endpoint = name.as_str(), "not live: {problem}");
-                self.note_failed(&name, record.live, record.applied, problem.to_owned(), note)?;
+                self.note_failed(&name, record.applied, problem.to_owned(), note)?;
                 continue;
             }
-            let again = EndpointRecord { starts: record.starts + 1, ..record.clone() };
-            let put = Change::put(ENDPOINT, name.as_str(), document(&again)?);
-            self.store().commit(None, &[put], &note)?;
+            self.change_record(&name, &note, |record| record.starts += 1)?;
             let revision = self.revision(record.applied)?;
-            if let Err(error) = self.make_live(&revision, record.live, note).await {
+            if let Err(error) = self.make_live(&revision, note).await {
                 tracing::error!(endpoint = name.as_str(), "{}", error.first_line());
             }
         }
@@ -262,6 +260,7 @@ impl Host {
         for old in old.iter().flat_map(Endpoint::revisions) {
             self.retire(old);
         }
+        self.begun.notify_one();
     }
 
     /// Swaps the snapshot for one that differs.
@@ -305,6 +304,21 @@ impl Host {
     pub(crate) fn record(&self, name: &Name) -> Result<Option<EndpointRecord>, ControlError> {
         let found = self.store().get(ENDPOINT, name.as_str())?;
         found.map(|found| read(ENDPOINT, name.as_str(), found.document)).transpose()
+    }
+
+    /// Changes what is kept of an endpoint; nothing where it is gone.
+    pub(crate) fn change_record(
+        &self,
+        name: &Name,
+        note: &Note,
+        change: impl FnOnce(&mut EndpointRecord),
+    ) -> Result<(), ControlError> {
+        let _alone = self.record_lock();
+        let Some(mut record) = self.record(name)? else { return Ok(()) };
+        change(&mut record);
+        let put = Change::put(ENDPOINT, name.as_str(), document(&record)?);
+        self.store().commit(None, &[put], note)?;
+        Ok(())
     }
 
     pub(crate) fn records(&self) -> Result<Vec<(Name, EndpointRecord)>, ControlError> {

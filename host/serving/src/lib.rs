@@ -6,6 +6,9 @@
 //! - [`catalog`]: models and plugins and their versions
 //! - `model_files`: a model's files in the store
 //! - [`prepare`]: from a revision's document to one that answers
+//! - [`routing`]: how a revision chooses among its variants
+//! - `slices`, `measures`: what policies see of arms, in the whole and in parts
+//! - `evaluations`: what a routing policy that is asked again needs of the host, and rewards
 //! - [`live`]: a revision that answers, and the request's way
 //! - `alike`: variants among which chance decides take the same requests
 //! - [`warm_up`]: the request that every variant answers before a revision takes over
@@ -25,15 +28,19 @@ pub mod documents;
 pub mod draw;
 pub mod ended;
 pub mod error;
+mod evaluations;
 pub mod host;
 pub mod live;
+mod measures;
 mod model_files;
 pub mod prepare;
 pub mod provider;
 mod resolve;
 pub mod rolling;
 mod rollouts;
+pub mod routing;
 mod sink;
+mod slices;
 pub mod spec;
 pub mod view;
 pub mod warm_up;
@@ -42,9 +49,11 @@ pub use control::Applied;
 pub use draw::Drawn;
 pub use ended::Ended;
 pub use error::{ControlError, RequestError};
+pub use evaluations::Rewarded;
 pub use host::{Host, HostOptions};
 pub use live::{Incoming, LiveRevision, Metadata, Outcome, PredictionId};
 pub use provider::ProviderSpec;
 pub use rolling::{ArmStatus, Chosen, Endpoint, Exposure, Rolling};
 pub use rollouts::RolloutPolicy;
+pub use routing::{Routed, Standing};
 pub use spec::{AttributeSource, EndpointSpec, ModelSpec, PolicySpec, RolloutSpec, VariantSpec};

@@ -1,25 +1,27 @@
 //! A revision ready to answer, and the way of a request through it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use berth_inference::{InferenceError, Lane, Model, Opened};
 use berth_monitor::EndpointMetrics;
 use berth_plugin::processor::Signature;
 use berth_plugin::{
-    Bindings, Body, BoundModel, Call, CallError, Processor, Reply, Request, Routers, Subject,
+    Bindings, Body, BoundModel, Call, CallError, Evaluation, Processor, Reply, Reports, Request,
     unit_hash,
 };
 use berth_tensor::{Digest, Name, NamedTensor, TensorType};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::draw::{Drawn, Shares};
+use crate::draw::Drawn;
 use crate::ended::Ended;
 use crate::error::RequestError;
 use crate::rolling::Exposure;
+use crate::routing::{Routed, Routing};
 use crate::sink::VariantSink;
+use crate::slices::Slices;
 use crate::spec::AttributeSource;
 use crate::warm_up::WarmUp;
 
@@ -33,6 +35,7 @@ pub struct LiveRevision {
     pub(crate) unit: Option<Name>,
     pub(crate) timeout: Duration,
     pub(crate) direct: bool,
+    pub(crate) slices: Slices,
     pub(crate) routing: Routing,
     pub(crate) warm_up: Option<WarmUp>,
     pub(crate) variants: Vec<LiveVariant>,
@@ -75,16 +78,6 @@ pub(crate) struct Admission {
     pub(crate) requests: Semaphore,
     /// Processor instances under way.
     pub(crate) instances: Semaphore,
-}
-
-/// How a revision chooses among its variants.
-pub(crate) enum Routing {
-    /// There is one.
-    Only,
-    /// By shares that hold for every request.
-    Shares(Shares),
-    /// By asking a router; the shares serve where it fails.
-    Router { routers: Box<Routers>, shares: Shares, sink: Arc<VariantSink>, failures: AtomicU64 },
 }
 
 /// One way to answer, ready.
@@ -153,6 +146,11 @@ impl PredictionId {
     }
 }
 
+/// The hash by which a unit is counted, the same in all revisions and arms.
+pub(crate) fn counted_unit(unit: &str) -> u64 {
+    unit_hash("unit", Some(unit), 0)
+}
+
 /// What became of a request, and who answered it.
 pub struct Outcome<'a> {
     /// The prediction's id, sortable by time.
@@ -181,6 +179,11 @@ impl LiveRevision {
         &self.id
     }
 
+    /// The endpoint.
+    pub fn endpoint(&self) -> &Name {
+        &self.endpoint
+    }
+
     /// The declared attributes and where they come from.
     pub fn attributes(&self) -> &[(Name, AttributeSource)] {
         &self.attributes
@@ -195,15 +198,21 @@ impl LiveRevision {
     pub fn shares(&self) -> Vec<f64> {
         match &self.routing {
             Routing::Only => vec![1.0],
-            Routing::Shares(shares) | Routing::Router { shares, .. } => {
-                shares.probabilities(self.variants.len())
-            }
+            Routing::Policy(routed) => routed.standing().shares(self.variants.len()),
         }
     }
 
-    /// Whether its router is not asked any more because it is not pure.
-    pub(crate) fn quarantined(&self) -> bool {
-        matches!(&self.routing, Routing::Router { routers, .. } if routers.quarantined())
+    /// The policy that chooses among the variants, where there are several.
+    pub fn routed(&self) -> Option<&Routed> {
+        match &self.routing {
+            Routing::Only => None,
+            Routing::Policy(routed) => Some(routed),
+        }
+    }
+
+    /// The evaluation of its routing policy that stands.
+    pub(crate) fn evaluation(&self) -> Option<Evaluation> {
+        self.routed().map(|routed| routed.standing().evaluation().clone())
     }
 
     /// The models that its variants bind.
@@ -278,22 +287,49 @@ impl LiveRevision {
             outputs: incoming.outputs,
             attributes,
             trace_context: incoming.trace_context,
+            reports: Reports::new(exposure.is_some() || self.routed().is_some()),
         });
         let deadline = start + self.timeout;
-        let variant = &self.variants[drawn.arm];
-        let result = self.run(variant, &request, wants_tensors, deadline).await;
+        let (mut answered, mut fallen, mut reports) = (drawn.arm, None, None);
+        let mut fallbacks = drawn.fallbacks.iter().filter(|&&arm| arm != drawn.arm);
+        let result = loop {
+            let variant = &self.variants[answered];
+            let result = self.run(variant, &request, wants_tensors, deadline).await;
+            let Err(error) = &result else { break result };
+            let time_remains = || Instant::now() < deadline;
+            let next = fallbacks.next().filter(|_| error.lets_fall_back() && time_remains());
+            let Some(&next) = next else { break result };
+            let latency = start.elapsed();
+            variant.metrics.answered(Some(error.reason()), latency);
+            variant.metrics.fell_back(self.variants[next].name.as_str(), error.reason());
+            fallen.get_or_insert_with(|| (error.clone(), latency));
+            reports.get_or_insert_with(|| request.reports.take());
+            answered = next;
+        };
+        let reports = reports.unwrap_or_else(|| request.reports.take());
         self.ended(&Ended {
             prediction,
             request: &request,
             wants_tensors,
             direct: asked.is_some(),
+            slices: match &exposure {
+                Some(exposure) => exposure.at.slices,
+                None => self.slices.of(&request.attributes),
+            },
+            unit: match &exposure {
+                Some(exposure) => exposure.at.unit,
+                None => self.unit_of(&request.attributes),
+            },
             drawn: &drawn,
+            fallen: fallen.as_ref().map(|(error, latency)| (error, *latency)),
+            answered,
             exposure: exposure.as_ref(),
             result: &result,
+            reports: &reports,
             start,
             latency: start.elapsed(),
         });
-        Outcome { prediction, variant: Some(&variant.name), result }
+        Outcome { prediction, variant: Some(&self.variants[answered].name), result }
     }
 
     fn asked_for(&self, name: &str) -> Result<usize, RequestError> {
@@ -307,40 +343,20 @@ impl LiveRevision {
         )))
     }
 
-    /// The draw of an arm for a request. Where a router fails, the shares of the last evaluation decide.
+    /// The draw of an arm for a request.
     pub(crate) fn choose(&self, attributes: &[(String, String)], id: PredictionId) -> Drawn {
-        let salt = self.endpoint.as_str();
         match &self.routing {
             Routing::Only => Drawn::certain(0),
-            Routing::Shares(shares) => {
-                let unit = self.unit_at(attributes).map(|at| attributes[at].1.as_str());
-                Drawn::from(shares.draw(unit_hash(salt, unit, id.chance())))
-            }
-            Routing::Router { routers, shares, sink, failures } => {
-                let subject = self.subject(attributes, id);
-                match routers.route(&subject) {
-                    Ok(decision) => {
-                        let shares = Shares::from_decision(&decision.shares, self.variants.len());
-                        Drawn {
-                            reason: decision.reason,
-                            fallbacks: decision.fallbacks,
-                            ..Drawn::from(shares.draw(subject.hash(salt)))
-                        }
-                    }
-                    Err(error) => {
-                        berth_monitor::policy_failed(salt, sink.plugin(), error.reason());
-                        let failed = failures.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-                        sink.router_failed(&error, &self.id, &id.text(), failed);
-                        Drawn::from(shares.draw(subject.hash(salt)))
-                    }
-                }
+            Routing::Policy(routed) => {
+                let unit = self.unit_at(attributes);
+                routed.draw(attributes, unit, id)
             }
         }
     }
 
-    fn subject(&self, attributes: &[(String, String)], id: PredictionId) -> Subject {
-        let unit = self.unit_at(attributes);
-        Subject { attributes: attributes.into(), unit, chance: id.chance() }
+    /// The hash by which the unit of a request is counted, when it has one.
+    fn unit_of(&self, attributes: &[(String, String)]) -> Option<u64> {
+        self.unit_at(attributes).map(|at| counted_unit(&attributes[at].1))
     }
 
     /// Where the unit's value is among the attributes of a request.

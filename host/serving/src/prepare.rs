@@ -2,30 +2,32 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use berth_inference::{Batching, Lane, ModelOptions, Opened, Runtime};
 use berth_monitor::EndpointMetrics;
 use berth_plugin::engine::Engines;
-use berth_plugin::observing::Arm;
 use berth_plugin::{
     Asset, Bindings, BoundModel, CallError, Compiled, CreateError, Evaluation, Observation, Policy,
-    PolicyError, Processor, Sink,
+    Processor, Sink,
 };
 use berth_store::{Store, StoreError};
 use berth_tensor::{Digest, Name};
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::catalog::{self, now_ms};
-use crate::documents::{Pinned, PinnedPolicy, PinnedVariant, Revision};
-use crate::draw::Shares;
+use crate::catalog::{self, read};
+use crate::documents::{
+    OBSERVED_VARIANTS, Pinned, PinnedPolicy, PinnedVariant, Revision, VariantsObserved,
+};
 use crate::error::ControlError;
-use crate::live::{Admission, LiveRevision, LiveVariant, Processing, Routing, Share, Way};
+use crate::live::{Admission, LiveRevision, LiveVariant, Processing, Share, Way};
 use crate::model_files::{ModelBlobs, Trials};
+use crate::routing::{Asked, Routed, Routing};
 use crate::sink::{Places, VariantSink};
+use crate::slices::Slices;
 use crate::spec::{Limits, SpecError};
 
 /// How long a processor may take to be made when a revision is checked.
@@ -190,34 +192,34 @@ impl Workshop {
     }
 
     /// Makes a revision ready. With the `evaluation` that its routing policy gave before, goes on
-    /// from there. Answers the routing policy's evaluation too.
+    /// from there and from what was observed.
     pub(crate) async fn prepare(
         self: &Arc<Self>,
         revision: &Revision,
         evaluation: Option<Evaluation>,
-    ) -> Result<(LiveRevision, Option<Evaluation>), ControlError> {
+    ) -> Result<LiveRevision, ControlError> {
         let digest = revision.digest();
         let share = self.share(&revision.endpoint)?;
         let mut variants = Vec::with_capacity(revision.variants.len());
         for variant in &revision.variants {
             variants.push(self.variant(revision, variant, &share.lane).await?);
         }
-        let (routing, evaluation) = match &revision.routing {
-            None => (Routing::Only, None),
+        let routing = match &revision.routing {
+            None => Routing::Only,
             Some(routing) => {
                 let (workshop, revision, routing) =
                     (Arc::clone(self), revision.clone(), routing.clone());
-                blocking(move || workshop.routing(&revision, &routing, evaluation))
-                    .await
-                    .map(|(routing, evaluation)| (routing, Some(evaluation)))?
+                let routed = move || workshop.routed(&revision, &routing, evaluation);
+                Routing::Policy(Box::new(blocking(routed).await?))
             }
         };
-        let live = LiveRevision {
+        Ok(LiveRevision {
             endpoint: revision.endpoint.clone(),
             digest,
             id: digest.short(),
             attributes: revision.attributes.clone().into_iter().collect(),
             unit: revision.unit.clone(),
+            slices: Slices::new(&revision.slices),
             timeout: Duration::from_millis(revision.timeout_ms),
             direct: revision.direct,
             routing,
@@ -226,8 +228,7 @@ impl Workshop {
             share,
             most_instances: self.instances_of(&revision.limits),
             admission: Arc::clone(&self.admission),
-        };
-        Ok((live, evaluation))
+        })
     }
 
     async fn variant(
@@ -350,30 +351,42 @@ impl Workshop {
         Ok((Arc::new(policy), sink))
     }
 
-    fn routing(
+    fn routed(
         &self,
         revision: &Revision,
         pinned: &PinnedPolicy,
         evaluation: Option<Evaluation>,
-    ) -> Result<(Routing, Evaluation), ControlError> {
+    ) -> Result<Routed, ControlError> {
         let (policy, sink) = self.policy(revision, &pinned.policy)?;
-        let observation = Arc::new(observation(revision, &pinned.config));
-        let refused = |source: PolicyError| sink.refused("routing", revision, source);
-        let evaluation = match evaluation {
-            Some(evaluation) => evaluation,
-            None => policy.evaluate(&observation, None).map_err(refused)?,
+        let digest = revision.digest();
+        let before = match evaluation {
+            None => None,
+            Some(evaluation) => {
+                let key = revision.endpoint.as_str();
+                let found = self.store.get(OBSERVED_VARIANTS, key)?;
+                let found = found.map(|found| read(OBSERVED_VARIANTS, key, found.document));
+                let found: Option<VariantsObserved> = found.transpose()?;
+                let found = found.filter(|found| found.revision == digest);
+                Some((evaluation, found.map_or_else(Vec::new, |found| found.arms)))
+            }
         };
-        let shares = Shares::from_weights(&evaluation.weights(revision.variants.len()));
-        let routing = match policy.routers(&observation, &evaluation.plan).map_err(refused)? {
-            None => Routing::Shares(shares),
-            Some(routers) => Routing::Router {
-                routers: Box::new(routers),
-                shares,
-                sink,
-                failures: AtomicU64::new(0),
-            },
+        let sees = Observation {
+            seed: u64::from_le_bytes(*digest.as_bytes().first_chunk().unwrap_or(&[0; 8])),
+            config: Value::Object(pinned.config.clone()).to_string(),
+            attributes: revision.attributes.keys().map(ToString::to_string).collect(),
+            unit: revision.unit.as_ref().map(ToString::to_string),
+            ..Observation::default()
         };
-        Ok((routing, evaluation))
+        let asked = Asked {
+            revision: digest.short(),
+            policy,
+            sink: Arc::clone(&sink),
+            sees,
+            variants: revision.variants.iter().map(|variant| variant.name.to_string()).collect(),
+            slices: revision.slices.clone(),
+        };
+        Routed::new(revision.endpoint.as_str(), asked, before)
+            .map_err(|source| sink.refused("routing", revision, source))
     }
 }
 
@@ -414,22 +427,6 @@ fn check_attributes(revision: &Revision, component: &Compiled) -> Result<(), Con
             let problem = format!("{} looks at {name:?}: declare it", manifest.name);
             Err(SpecError::new("attributes", problem).into())
         }
-    }
-}
-
-fn observation(revision: &Revision, config: &Map<String, Value>) -> Observation {
-    let arm = |variant: &PinnedVariant| Arm {
-        name: variant.name.to_string(),
-        ready: true,
-        ..Arm::default()
-    };
-    Observation {
-        now_ms: now_ms(),
-        seed: u64::from_le_bytes(*revision.digest().as_bytes().first_chunk().unwrap_or(&[0; 8])),
-        config: Value::Object(config.clone()).to_string(),
-        arms: revision.variants.iter().map(arm).collect(),
-        attributes: revision.attributes.keys().map(ToString::to_string).collect(),
-        unit: revision.unit.as_ref().map(ToString::to_string),
     }
 }
 

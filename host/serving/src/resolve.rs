@@ -28,6 +28,7 @@ impl Host {
             endpoint: spec.name.clone(),
             attributes: spec.attributes.clone(),
             unit: spec.unit.clone(),
+            slices: spec.slices.clone(),
             timeout_ms: spec.timeout_ms.unwrap_or(TIMEOUT_MS),
             direct: spec.direct,
             limits: spec.limits,
@@ -165,6 +166,9 @@ impl Host {
         }
         if live.models != next.models {
             lines.push("how its models are run".into());
+        }
+        if live.slices != next.slices {
+            lines.push("slices".into());
         }
         if (&live.attributes, &live.unit, live.timeout_ms, live.direct)
             != (&next.attributes, &next.unit, next.timeout_ms, next.direct)

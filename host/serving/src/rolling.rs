@@ -1,13 +1,12 @@
 //! A rollout under way as requests see it: two revisions, and what share each has.
 
+use std::collections::BTreeMap;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use berth_monitor::{End, Observations, Observed, Units};
-use berth_plugin::observing::Arm as ObservedArm;
-use berth_plugin::{Evaluation, Measure, Observation, unit_hash};
+use berth_monitor::{Exposed, Observations, Observed};
+use berth_plugin::{Evaluation, Observation, unit_hash};
 use berth_tensor::{Digest, Name};
 use tokio::sync::Notify;
 
@@ -15,7 +14,9 @@ use crate::catalog::now_ms;
 use crate::documents::{Revision, Rollout};
 use crate::draw::Shares;
 use crate::error::RequestError;
-use crate::live::{LiveRevision, PredictionId};
+use crate::live::{LiveRevision, PredictionId, counted_unit};
+use crate::measures;
+use crate::slices::Slices;
 use crate::spec::AttributeSource;
 
 /// What policies call the arms of a rollout.
@@ -41,34 +42,16 @@ pub struct Chosen {
 /// A request that a rollout has drawn an arm for.
 pub struct Exposure {
     rolling: Arc<Rolling>,
-    /// The arm's index among [`ARMS`].
-    pub arm: usize,
     /// The probability, above 0 to 1, with which it was drawn.
     pub propensity: f64,
-    /// The unit's hash, when the request has a unit.
-    unit: Option<u64>,
+    /// By what it counts.
+    pub at: Exposed,
 }
 
 impl Exposure {
-    /// The request came to its end after `latency`.
-    pub(crate) fn ended(&self, error: Option<&RequestError>, latency: Duration) {
-        let end = match error {
-            None => End::Answered,
-            Some(
-                RequestError::NotFound(_) | RequestError::Forbidden(_) | RequestError::Invalid(_),
-            ) => End::Refused,
-            Some(
-                RequestError::Failed(_)
-                | RequestError::Timeout(_)
-                | RequestError::CpuTime(_)
-                | RequestError::Unavailable(_)
-                | RequestError::Overloaded,
-            ) => End::Failed,
-        };
-        self.rolling.observations[self.arm].note(end, latency);
-        if let Some(unit) = self.unit {
-            self.rolling.units.note(unit, self.arm, end == End::Failed);
-        }
+    /// Where it counts.
+    pub(crate) fn observations(&self) -> &Observations {
+        &self.rolling.observations
     }
 }
 
@@ -89,7 +72,7 @@ impl Endpoint {
     /// The revision that answers a request. `read` finds the value of the unit, where it is needed.
     pub fn choose(
         self,
-        read: impl FnOnce(&AttributeSource) -> Result<Option<String>, RequestError>,
+        mut read: impl FnMut(&AttributeSource) -> Result<Option<String>, RequestError>,
     ) -> Result<Chosen, RequestError> {
         match self {
             Self::Live(revision) => Ok(Chosen { revision, exposure: None }),
@@ -111,8 +94,10 @@ impl Endpoint {
                 };
                 let (revision, arm, propensity) = found.ok_or_else(|| rolling.between())?;
                 drop(held);
-                let unit = unit.map(|_| hash);
-                Ok(Chosen { revision, exposure: Some(Exposure { rolling, arm, propensity, unit }) })
+                let source = |name: &str| rolling.attributes.get(name).cloned();
+                let slices = rolling.slices.read(source, read)?;
+                let at = Exposed { arm, slices, unit: unit.as_deref().map(counted_unit) };
+                Ok(Chosen { revision, exposure: Some(Exposure { rolling, propensity, at }) })
             }
         }
     }
@@ -135,13 +120,14 @@ pub struct Rolling {
     salt: String,
     /// Where the next revision has its unit from.
     unit: Option<AttributeSource>,
-    /// The next revision's attributes and unit, for policies.
-    attributes: (Vec<String>, Option<String>),
+    /// The next revision's attributes, the name of its unit and its slices.
+    attributes: BTreeMap<Name, AttributeSource>,
+    unit_name: Option<String>,
+    slices: Slices,
     /// What requests see.
     held: ArcSwap<Held>,
     states: Mutex<[Arm; 2]>,
-    observations: [Observations; 2],
-    units: Units,
+    observations: Observations,
     /// What the policy said last, committed or not.
     said: Mutex<Option<Evaluation>>,
     wake: Notify,
@@ -158,8 +144,7 @@ pub(crate) enum Arm {
     /// Out of the way of requests, some of which may still hold it.
     Leaving(Weak<LiveRevision>),
     Preparing,
-    /// With the evaluation of its own routing policy.
-    Ready(Arc<LiveRevision>, Option<Evaluation>),
+    Ready(Arc<LiveRevision>),
     /// It could not be prepared.
     Broken(String),
 }
@@ -181,20 +166,20 @@ pub enum ArmStatus {
 
 impl Rolling {
     /// Arms that hold nothing yet.
-    pub(crate) fn new(rollout: &Rollout, next: &Revision, observed: [Observed; 2]) -> Self {
+    pub(crate) fn new(rollout: &Rollout, next: &Revision, observed: Vec<Observed>) -> Self {
         let source = next.unit.as_ref().and_then(|unit| next.attributes.get(unit));
-        let names = next.attributes.keys().map(ToString::to_string).collect();
         Self {
             endpoint: next.endpoint.clone(),
             arms: rollout.arms,
             started_ms: rollout.started_ms,
             salt: format!("{}\n{}", next.endpoint, rollout.arms[1]),
             unit: source.cloned(),
-            attributes: (names, next.unit.as_ref().map(ToString::to_string)),
+            attributes: next.attributes.clone(),
+            unit_name: next.unit.as_ref().map(ToString::to_string),
+            slices: Slices::new(&next.slices),
             held: ArcSwap::from_pointee(Held { arms: [None, None], shares: shares(rollout.share) }),
             states: Mutex::new([Arm::Stopped, Arm::Stopped]),
-            observations: observed.map(Observations::new),
-            units: Units::default(),
+            observations: Observations::new(observed, next.slices.clone()),
             said: Mutex::new(rollout.evaluation.clone()),
             wake: Notify::new(),
         }
@@ -257,62 +242,29 @@ impl Rolling {
         self.publish(&states, shares(share));
     }
 
+    /// Where requests count.
+    pub(crate) fn observations(&self) -> &Observations {
+        &self.observations
+    }
+
     /// What was observed of the arms until now.
-    pub fn observed(&self) -> [Observed; 2] {
-        let mut observed = self.observations.each_ref().map(Observations::total);
-        for (observed, units) in observed.iter_mut().zip(self.units.moments()) {
-            observed.units = observed.units.with(&units);
-        }
-        observed
+    pub fn observed(&self) -> Vec<Observed> {
+        self.observations.total()
     }
 
     /// What a policy sees now, of what was `observed`.
-    pub fn observation(&self, rollout: &Rollout, observed: &[Observed; 2]) -> Observation {
+    pub fn observation(&self, rollout: &Rollout, observed: &[Observed]) -> Observation {
         let statuses = self.statuses();
-        let arm = |at: usize| {
-            let Observed { requests, errors, refused, latency_sum, latency_squares, .. } =
-                observed[at];
-            let count = |name: &str, count: u64| {
-                let sum = count as f64;
-                (name.to_owned(), None, Measure { count, sum, sum_of_squares: sum })
-            };
-            let units = observed[at].units;
-            let over_units = |name: &str, sum: f64, sum_of_squares: f64| {
-                (name.to_owned(), None, Measure { count: units.units, sum, sum_of_squares })
-            };
-            let latency = Measure {
-                count: requests - refused.min(requests),
-                sum: latency_sum,
-                sum_of_squares: latency_squares,
-            };
-            ObservedArm {
-                name: ARMS[at].to_owned(),
-                ready: statuses[at] == ArmStatus::Ready,
-                measures: vec![
-                    count("requests", requests),
-                    count("errors", errors),
-                    count("refused", refused),
-                    count("first-exposures", units.first),
-                    ("latency-seconds".to_owned(), None, latency),
-                    over_units("requests-of-units", units.requests, units.requests_squares),
-                    over_units("errors-of-units", units.errors, units.errors_squares),
-                    over_units("errors-by-requests-of-units", units.errors_requests, 0.0),
-                ],
-                distributions: vec![(
-                    "latency-seconds".to_owned(),
-                    None,
-                    observed[at].latencies().collect(),
-                )],
-            }
-        };
-        let (attributes, unit) = self.attributes.clone();
+        let arms = ARMS.iter().zip(statuses).zip(observed).map(|((name, status), observed)| {
+            measures::arm((*name).to_owned(), status == ArmStatus::Ready, observed)
+        });
         Observation {
             now_ms: now_ms(),
             seed: u64::from_le_bytes(*self.arms[1].as_bytes().first_chunk().unwrap_or(&[0; 8])),
             config: serde_json::Value::Object(rollout.policy.config.clone()).to_string(),
-            arms: vec![arm(0), arm(1)],
-            attributes,
-            unit,
+            arms: arms.collect(),
+            attributes: self.attributes.keys().map(ToString::to_string).collect(),
+            unit: self.unit_name.clone(),
         }
     }
 
@@ -336,7 +288,7 @@ impl Rolling {
     }
 
     /// Takes an arm out of the way of requests, and answers the revision that it was.
-    pub(crate) fn take(&self, arm: usize) -> Option<(Arc<LiveRevision>, Option<Evaluation>)> {
+    pub(crate) fn take(&self, arm: usize) -> Option<Arc<LiveRevision>> {
         let mut states = self.states();
         match &states[arm] {
             Arm::Ready(..) => {}
@@ -347,28 +299,28 @@ impl Rolling {
             Arm::Stopped | Arm::Leaving(_) | Arm::Preparing => return None,
         }
         let taken = match mem::replace(&mut states[arm], Arm::Stopped) {
-            Arm::Ready(revision, evaluation) => (revision, evaluation),
+            Arm::Ready(revision) => revision,
             state => {
                 states[arm] = state;
                 return None;
             }
         };
-        states[arm] = Arm::Leaving(Arc::downgrade(&taken.0));
+        states[arm] = Arm::Leaving(Arc::downgrade(&taken));
         self.publish(&states, self.held.load().shares.clone());
         Some(taken)
     }
 
     /// An arm that is ready.
-    pub(crate) fn ready(&self, arm: usize) -> Option<(Arc<LiveRevision>, Option<Evaluation>)> {
+    pub(crate) fn ready(&self, arm: usize) -> Option<Arc<LiveRevision>> {
         match &self.states()[arm] {
-            Arm::Ready(revision, evaluation) => Some((Arc::clone(revision), evaluation.clone())),
+            Arm::Ready(revision) => Some(Arc::clone(revision)),
             _ => None,
         }
     }
 
     fn publish(&self, states: &[Arm; 2], shares: Shares) {
         let arms = states.each_ref().map(|state| match state {
-            Arm::Ready(revision, _) => Some(Arc::clone(revision)),
+            Arm::Ready(revision) => Some(Arc::clone(revision)),
             _ => None,
         });
         self.held.store(Arc::new(Held { arms, shares }));

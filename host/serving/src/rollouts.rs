@@ -101,10 +101,10 @@ impl Host {
     }
 
     /// What was observed of the arms of an endpoint's last rollout, as far as it was committed.
-    pub fn last_observed(&self, name: &Name) -> Result<[Observed; 2], ControlError> {
+    pub fn last_observed(&self, name: &Name) -> Result<Vec<Observed>, ControlError> {
         let found = self.store().get(OBSERVED, name.as_str())?;
         let found = found.map(|found| read(OBSERVED, name.as_str(), found.document));
-        Ok(found.transpose()?.unwrap_or_default())
+        Ok(found.transpose()?.unwrap_or_else(nothing))
     }
 
     /// The policy of a rollout. Blocks while it is compiled, when it has not been yet.
@@ -184,25 +184,31 @@ impl Host {
         let Some((mut record, mut rollout)) = self.rolling_record(rolling)? else {
             return Ok(true);
         };
-        let Some((revision, evaluation)) = rolling.ready(winner) else { return Ok(false) };
+        let Some(revision) = rolling.ready(winner) else { return Ok(false) };
         rollout.share = winner as f64;
         record.rollout = Some(rollout);
         match outcome {
             Outcome::Promoted => {
-                record.live = Some(revision.digest);
+                record.take_over(revision.digest);
                 record.state = EndpointState::Live;
-                record.evaluation = evaluation;
+                record.evaluation = revision.evaluation();
             }
             Outcome::Aborted => {
                 record.state = EndpointState::Failed;
                 record.problem = Some(note.why.clone());
             }
         }
-        self.commit_with_observed(rolling, &record, note)?;
+        let put = Change::put(ENDPOINT, rolling.endpoint().as_str(), document(&record)?);
+        let mut changes = vec![put, observed(rolling)?];
+        if outcome == Outcome::Promoted {
+            changes.extend(self.forget_variants(rolling.endpoint())?);
+        }
+        self.store().commit(None, &changes, note)?;
         self.change(|snapshot| {
             snapshot.live.insert(rolling.endpoint().clone(), Endpoint::Live(revision));
         });
-        if let Some((loser, _)) = rolling.take(1 - winner) {
+        self.begun.notify_one();
+        if let Some(loser) = rolling.take(1 - winner) {
             self.retire(loser);
         }
         self.note_resident();
@@ -225,18 +231,19 @@ impl Host {
         blocking(move || {
             let digest = next.digest();
             let rollout = asked.begun([live.digest, digest]);
-            let rolling = Rolling::new(&rollout, &next, Default::default());
+            let rolling = Rolling::new(&rollout, &next, nothing());
             host.try_policy(&rolling, &rollout, &next)?;
             let name = next.endpoint.clone();
             let _alone = host.record_lock();
-            let evaluation = host.record(&name)?.and_then(|record| record.evaluation);
+            let before = host.record(&name)?;
             let record = EndpointRecord {
                 live: Some(live.digest),
                 applied: digest,
                 state: EndpointState::Rolling,
                 problem: None,
                 starts: 0,
-                evaluation: evaluation.clone(),
+                earlier: before.map_or_else(Vec::new, |before| before.earlier),
+                evaluation: live.evaluation(),
                 rollout: Some(rollout),
             };
             let changes = [
@@ -245,7 +252,7 @@ impl Host {
                 observed(&rolling)?,
             ];
             host.store().commit(None, &changes, &note)?;
-            rolling.put(0, Arm::Ready(live, evaluation));
+            rolling.put(0, Arm::Ready(live));
             host.change(|snapshot| {
                 snapshot.live.insert(name, Endpoint::Rolling(Arc::new(rolling)));
             });
@@ -304,7 +311,7 @@ impl Host {
         next: &Revision,
     ) -> Result<(), ControlError> {
         let rollout = asked.begun([next.digest(); 2]);
-        self.try_policy(&Rolling::new(&rollout, next, Default::default()), &rollout, next)
+        self.try_policy(&Rolling::new(&rollout, next, nothing()), &rollout, next)
     }
 
     /// Evaluates a policy once, as it would be when its rollout begins.
@@ -345,7 +352,7 @@ impl Host {
             self.workshop.prepare(&revision, evaluation).await
         };
         let state = match prepared.await {
-            Ok((revision, evaluation)) => Arm::Ready(Arc::new(revision), evaluation),
+            Ok(revision) => Arm::Ready(Arc::new(revision)),
             Err(error) => {
                 let (endpoint, revision) = (rolling.endpoint().as_str(), rolling.revision(arm));
                 let problem = error.first_line();
@@ -380,6 +387,11 @@ impl Host {
         self.store().commit(None, &[put, observed(rolling)?], note)?;
         Ok(())
     }
+}
+
+/// What is observed of two arms when they begin.
+fn nothing() -> Vec<Observed> {
+    vec![Observed::default(); 2]
 }
 
 fn observed(rolling: &Rolling) -> Result<Change, ControlError> {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::provider::ProviderSpec;
+use crate::slices;
 use crate::warm_up::WarmUp;
 
 /// An endpoint as an operator writes it. Unknown keys are refused.
@@ -26,6 +27,10 @@ pub struct EndpointSpec {
     /// The attribute whose values stay on one arm, such as `user`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<Name>,
+    /// What policies see apart from the whole, such as `segment=vip`: requests with that value of a
+    /// declared attribute.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slices: Vec<String>,
     /// When a request is given up, in milliseconds; 30,000 when not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
@@ -277,6 +282,7 @@ impl EndpointSpec {
         {
             return Err(SpecError::new("unit", format!("\"{unit}\" is not among the attributes")));
         }
+        slices::check(&self.slices, self.attributes.keys(), self.variants.len())?;
         if let Some(timeout) = self.timeout_ms
             && !(1..=TIMEOUT_MS).contains(&timeout)
         {

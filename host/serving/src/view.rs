@@ -1,5 +1,9 @@
 //! The endpoints as an operator sees them.
 
+use std::collections::BTreeMap;
+
+use berth_monitor::{Sum, Tally};
+use berth_plugin::Phase;
 use berth_store::Change;
 use berth_tensor::Name;
 use serde::Serialize;
@@ -9,6 +13,7 @@ use crate::documents::{ENDPOINT, EndpointRecord, EndpointState, Revision, Rollou
 use crate::error::ControlError;
 use crate::host::Host;
 use crate::rolling::Endpoint;
+use crate::routing::Routed;
 
 /// Changes to an endpoint that its history shows.
 pub(crate) const HISTORY: usize = 200;
@@ -30,11 +35,57 @@ pub struct EndpointView {
     pub revision: Revision,
     /// The share of traffic of each variant, 0 to 1, by the standing shares.
     pub shares: Vec<f64>,
-    /// Whether the routing policy answered differently on the same input, so that it is not asked
-    /// any more and the standing shares decide.
+    /// Whether the routing policy is not asked any more, because it answered differently on the same
+    /// input or failed again and again: the standing shares decide.
     pub quarantined: bool,
+    /// What the routing policy said last.
+    pub said: Option<Said>,
+    /// What was observed of each variant since the revision went live.
+    pub observed: Vec<Numbers>,
     /// How traffic moves to the applied revision, or has moved.
     pub rollout: Option<Rollout>,
+}
+
+/// What a routing policy said.
+#[derive(Clone, Debug, Serialize)]
+pub struct Said {
+    /// Where it stands.
+    pub phase: Phase,
+    /// Why, in its words.
+    pub message: String,
+    /// When it wants to be asked next, in milliseconds.
+    pub next_tick_ms: Option<u64>,
+}
+
+/// What was observed of an arm, in numbers for people.
+#[derive(Clone, Debug, Serialize)]
+pub struct Numbers {
+    /// Requests that came to their end.
+    pub requests: u64,
+    /// Of these, those that failed by the model's, the plugin's or the host's fault.
+    pub errors: u64,
+    /// Of these, those that were refused as the caller's fault.
+    pub refused: u64,
+    /// The latency within which half of them were answered, in milliseconds.
+    pub median_ms: Option<f64>,
+    /// The same of 99 %.
+    pub p99_ms: Option<f64>,
+    /// Values by name, such as `reward` or `metric:faces`.
+    pub values: BTreeMap<String, Sum>,
+}
+
+impl From<&Tally> for Numbers {
+    fn from(tally: &Tally) -> Self {
+        let ms = |q: f64| tally.quantile(q).map(|seconds| seconds * 1e3);
+        Self {
+            requests: tally.requests,
+            errors: tally.errors,
+            refused: tally.refused,
+            median_ms: ms(0.5),
+            p99_ms: ms(0.99),
+            values: tally.values.clone(),
+        }
+    }
 }
 
 /// One step in an endpoint's history.
@@ -102,13 +153,24 @@ impl Host {
         // Arm 0 of a rollout is the live revision, when it is not stopped.
         let live = live.and_then(|mut live| (!live.is_empty()).then(|| live.swap_remove(0)));
         let revision = self.revision(record.live.unwrap_or(record.applied))?;
+        let routed = live.as_ref().and_then(|live| live.routed());
         Ok(EndpointView {
             live: record.live.map(|digest| digest.short()),
             applied: record.applied.short(),
             state: record.state,
             problem: record.problem.or_else(|| snapshot.waiting.get(&name).cloned()),
             shares: live.as_ref().map_or_else(Vec::new, |live| live.shares()),
-            quarantined: live.is_some_and(|live| live.quarantined()),
+            quarantined: routed.is_some_and(Routed::quarantined),
+            said: routed.and_then(Routed::said).map(|said| Said {
+                phase: said.phase,
+                message: said.message,
+                next_tick_ms: said.next_tick_ms,
+            }),
+            observed: routed
+                .map(|routed| {
+                    routed.observed().iter().map(|arm| Numbers::from(&arm.whole)).collect()
+                })
+                .unwrap_or_default(),
             rollout: record.rollout,
             revision,
             name,

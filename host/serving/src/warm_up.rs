@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_inference::InferenceError;
-use berth_plugin::{Body, CallError, Request};
+use berth_plugin::{Body, CallError, Reports, Request};
 use berth_store::Store;
 use berth_tensor::{Digest, NamedTensor};
 use bytes::Bytes;
@@ -129,6 +129,7 @@ impl LiveRevision {
                     outputs: sample.outputs.clone(),
                     attributes: Vec::new(),
                     trace_context: None,
+                    reports: Reports::default(),
                 });
                 let wants_tensors = matches!(body, Body::Tensors(_));
                 let called = self.call(processing, &request, wants_tensors, deadline).await;

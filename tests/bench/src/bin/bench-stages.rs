@@ -21,7 +21,7 @@ use berth_inference::{ModelOptions, Runtime, RuntimeOptions};
 use berth_plugin::engine::Engines;
 use berth_plugin::{
     Bindings, Body, BoundModel, COMPILE_BOUNDS, Call, EngineOptions, Level, Processor,
-    ProcessorLimits, Request, Sink, Usage,
+    ProcessorLimits, Reports, Request, Sink, Usage,
 };
 use berth_tensor::Digest;
 
@@ -123,6 +123,7 @@ fn berth(
         outputs: Vec::new(),
         attributes: Vec::new(),
         trace_context: None,
+        reports: Reports::default(),
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     medians(|| {

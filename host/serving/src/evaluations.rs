@@ -1,0 +1,147 @@
+//! What a routing policy that is asked again and again needs of the host, and rewards.
+
+use std::sync::Arc;
+
+use berth_monitor::{Exposed, Observed, Sum, Value};
+use berth_store::{Change, Note};
+use berth_tensor::Name;
+
+use crate::catalog::document;
+use crate::documents::{
+    ENDPOINT, EndpointRecord, EndpointState, OBSERVED_VARIANTS, VariantsObserved,
+};
+use crate::error::ControlError;
+use crate::host::Host;
+use crate::live::LiveRevision;
+use crate::rolling::Endpoint;
+use crate::routing::{Routed, Standing};
+
+/// A reward, or whether an answer was right, for a request that was answered before.
+#[derive(Clone, Debug)]
+pub struct Rewarded<'a> {
+    /// The endpoint.
+    pub endpoint: &'a str,
+    /// The id of the revision that answered, as clients see it.
+    pub revision: &'a str,
+    /// The variant that was drawn.
+    pub variant: &'a str,
+    /// As it was told of the request's end.
+    pub unit: Option<u64>,
+    /// As it was told of the request's end.
+    pub slices: u16,
+    /// The value.
+    pub value: f64,
+}
+
+impl Host {
+    /// Counts a reward for the arms that had the request. False where none of them is observed any
+    /// more: the revision has gone, or the value is no number.
+    pub fn reward(&self, rewarded: &Rewarded<'_>) -> bool {
+        let Rewarded { unit, slices, value, .. } = *rewarded;
+        let snapshot = self.snapshot.load();
+        let Some(endpoint) = snapshot.live.get(rewarded.endpoint).filter(|_| value.is_finite())
+        else {
+            return false;
+        };
+        let (value, mut counted) = (Sum::of(value), false);
+        let mut declared = None;
+        if let Endpoint::Rolling(rolling) = endpoint {
+            let known = |arm: &usize| rolling.revision(*arm).short() == rewarded.revision;
+            if let Some(arm) = (0..2).find(known) {
+                let observations = rolling.observations();
+                observations.value(Exposed { arm, slices, unit }, Value::Reward, value);
+                declared = Some(observations.slices());
+                counted = true;
+            }
+        }
+        let revisions = endpoint.revisions();
+        for live in revisions.iter().filter(|live| live.id() == rewarded.revision) {
+            let Some(routed) = live.routed() else { continue };
+            let variants = routed.variants();
+            let Some(arm) = variants.iter().position(|name| name == rewarded.variant) else {
+                continue;
+            };
+            // During a rollout, slices are those of the next revision.
+            let observations = routed.observations();
+            let same = declared.is_none_or(|declared| declared == observations.slices());
+            let slices = if same { slices } else { 0 };
+            observations.value(Exposed { arm, slices, unit }, Value::Reward, value);
+            counted = true;
+        }
+        counted
+    }
+
+    /// The live revisions, out of any rollout, whose routing policy asks to be evaluated again.
+    pub fn ticking(&self) -> Vec<Arc<LiveRevision>> {
+        let snapshot = self.snapshot.load();
+        let live = snapshot.live.values().filter_map(|endpoint| match endpoint {
+            Endpoint::Live(live) => Some(live),
+            Endpoint::Rolling(_) => None,
+        });
+        let asks = |routed: &Routed| {
+            !routed.quarantined() && routed.standing().evaluation().next_tick_ms.is_some()
+        };
+        live.filter(|live| live.routed().is_some_and(asks)).cloned().collect()
+    }
+
+    /// Whether a revision is what answers at its endpoint, out of any rollout.
+    pub fn serves(&self, live: &Arc<LiveRevision>) -> bool {
+        let snapshot = self.snapshot.load();
+        matches!(
+            snapshot.live.get(&live.endpoint),
+            Some(Endpoint::Live(now)) if Arc::ptr_eq(now, live)
+        )
+    }
+
+    /// Commits an evaluation of the routing policy of a live revision with what it was decided on, and
+    /// has it be in force. False where the revision does not serve any more.
+    pub fn commit_standing(
+        &self,
+        live: &LiveRevision,
+        standing: Standing,
+        observed: Vec<Observed>,
+        note: &Note,
+    ) -> Result<bool, ControlError> {
+        let Some(routed) = live.routed() else { return Ok(false) };
+        let _alone = self.record_lock();
+        let Some(mut record) = self.live_record(live)? else { return Ok(false) };
+        record.evaluation = Some(standing.evaluation().clone());
+        let put = Change::put(ENDPOINT, live.endpoint.as_str(), document(&record)?);
+        self.store().commit(None, &[put, variants(live, observed)?], note)?;
+        routed.follow(standing);
+        Ok(true)
+    }
+
+    /// Commits what was observed of the variants of a live revision.
+    pub fn commit_variants(
+        &self,
+        live: &LiveRevision,
+        observed: Vec<Observed>,
+    ) -> Result<(), ControlError> {
+        let _alone = self.record_lock();
+        if self.live_record(live)?.is_some() {
+            let note = Note { who: "berth".into(), why: "observed".into() };
+            self.store().commit(None, &[variants(live, observed)?], &note)?;
+        }
+        Ok(())
+    }
+
+    /// What has the variants of an endpoint begin with nothing observed, where there is something.
+    pub(crate) fn forget_variants(&self, name: &Name) -> Result<Option<Change>, ControlError> {
+        let found = self.store().get(OBSERVED_VARIANTS, name.as_str())?;
+        Ok(found.map(|_| Change::delete(OBSERVED_VARIANTS, name.as_str())))
+    }
+
+    /// The record of an endpoint whose live revision is this one and not in a rollout.
+    fn live_record(&self, live: &LiveRevision) -> Result<Option<EndpointRecord>, ControlError> {
+        let record = self.record(&live.endpoint)?;
+        Ok(record.filter(|record| {
+            record.live == Some(live.digest) && record.state != EndpointState::Rolling
+        }))
+    }
+}
+
+fn variants(live: &LiveRevision, arms: Vec<Observed>) -> Result<Change, ControlError> {
+    let observed = VariantsObserved { revision: live.digest, arms };
+    Ok(Change::put(OBSERVED_VARIANTS, live.endpoint.as_str(), document(&observed)?))
+}
