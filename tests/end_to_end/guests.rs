@@ -4,16 +4,20 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::{answers, datatypes, host_calls, policies, processors, refusals, rollouts, sandbox};
+use crate::{
+    answers, datatypes, host_calls, policies, processors, refusals, rollouts, routing_ticks,
+    sandbox,
+};
 
 /// A guest, and the tests that it is for.
 type Guest = (&'static str, &'static [fn()]);
 
 /// All of `tests/guests/`.
-const GUESTS: [Guest; 8] = [
+const GUESTS: [Guest; 9] = [
     ("empty", &[processors::a_failure_is_one_requests_failure]),
     ("forbidden-import", &[refusals::components_that_are_no_plugins_are_refused]),
     ("host-calls", &[host_calls::no_sequence_of_host_calls_harms_the_host]),
+    ("observer", &[routing_ticks::variants_have_shares_by_what_is_observed_of_them]),
     (
         "policy-faults",
         &[

@@ -22,6 +22,7 @@
 //! - [`revisions`]: changes under traffic
 //! - [`rollouts`]: traffic that moves from one revision to the next
 //! - [`routing`]: which variant answers
+//! - [`routing_ticks`]: shares among variants that follow what is observed, fallbacks
 //! - [`sandbox`]: components that are hard to compile or fit no interface, limits, what is kept of a trap
 //! - [`shutdown`]: the two signals, and what they end
 //! - [`swaps`]: change after change under load leaves nothing behind
@@ -53,6 +54,7 @@ mod refusals;
 mod revisions;
 mod rollouts;
 mod routing;
+mod routing_ticks;
 mod sandbox;
 mod shutdown;
 mod support;

@@ -99,6 +99,8 @@ pub(crate) fn the_last_shares_serve_where_a_router_fails() {
         ("long-reason", Some("fuel")),
         ("long-salt", Some("fuel")),
         ("many-reasons", None),
+        ("fallbacks", None),
+        ("shadows", None),
     ];
     let refused = [
         ("create-trap", "the policy was stopped: unreachable"),

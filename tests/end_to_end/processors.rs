@@ -13,7 +13,7 @@ const FAILED: &str = "the plugin failed; the log has it under ";
 
 /// What a request comes to in a mode of `processor-faults`: status, part of the message, and part
 /// of what the log says.
-const FAULTS: [(&str, u16, &str, &str); 36] = [
+const FAULTS: [(&str, u16, &str, &str); 37] = [
     ("none", 200, "ok", ""),
     ("trap", 500, STOPPED, "unreachable: it panicked or aborted"),
     ("panic", 500, STOPPED, "the guest panics on 1 bytes"),
@@ -35,6 +35,7 @@ const FAULTS: [(&str, u16, &str, &str); 36] = [
     // Its own words do not keep its end out of the log.
     ("chatter-trap", 500, STOPPED, "unreachable: it panicked or aborted"),
     ("names", 200, "ok", ""),
+    ("score", 200, "ok", ""),
     ("caller", 400, "the body is not to the guest's taste", ""),
     ("plugin", 500, FAILED, "the guest says no"),
     ("long-caller", 400, "no\u{fffd}no", ""),

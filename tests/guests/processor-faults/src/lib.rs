@@ -15,6 +15,8 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 struct Faults {
     mode: Mode,
+    #[serde(default)]
+    score: f64,
 }
 
 #[derive(Clone, Copy, PartialEq, Deserialize)]
@@ -79,6 +81,8 @@ enum Mode {
     ChatterTrap,
     /// Counts under 10,000 names of metrics, then answers.
     Names,
+    /// Reports the number `score` of its configuration as its metric of that name.
+    Score,
     /// The request is wrong, so it says.
     Caller,
     /// It failed, so it says.
@@ -226,6 +230,10 @@ impl Faults {
             Mode::ChatterTrap => {
                 chatter(1000);
                 std::process::abort()
+            }
+            Mode::Score => {
+                berth_sdk::metrics::observe("score", self.score);
+                Ok(())
             }
             Mode::Names => {
                 (0..10_000).for_each(|name| berth_sdk::metrics::count(&format!("name_{name}"), 1));

@@ -55,6 +55,10 @@ enum Mode {
     LongSalt,
     /// A reason that differs for every request.
     ManyReasons,
+    /// Names the first arm as a fallback: a healthy route.
+    Fallbacks,
+    /// Has the first arm get a copy of every request: a healthy route.
+    Shadows,
     /// Shares that follow from how often this instance was called.
     Impure,
 }
@@ -135,6 +139,8 @@ impl Router for FaultyRouter {
             Mode::ManyReasons => {
                 decision.reason = format!("reason-{}", subject.position("reasons"))
             }
+            Mode::Fallbacks => decision.fallbacks = vec![0],
+            Mode::Shadows => decision.shadows = vec![Share { arm: 0, weight: 1.0 }],
             Mode::Impure => {
                 decision.shares[0].arm =
                     (CALLS.fetch_add(1, Ordering::Relaxed) % u64::from(self.arms)) as u32
