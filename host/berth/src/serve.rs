@@ -97,6 +97,10 @@ pub(crate) struct Serve {
     /// The most memory of models that stay open only for rollbacks, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     bake_memory: u64,
+    /// The most memory of predictions that wait to be recorded, in MiB; what finds no room is dropped
+    /// and counted.
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    predictions_memory: usize,
     /// How long requests under way may take after the first signal to stop, in seconds.
     #[arg(long, value_name = "S", default_value_t = 30)]
     drain: u64,
@@ -159,6 +163,7 @@ impl Serve {
             max_instances: instances,
             bake: Duration::from_secs(self.bake),
             bake_bytes: self.bake_memory << 20,
+            predictions_bytes: self.predictions_memory << 20,
             read_infer: |body| {
                 let request = oip::decode_infer(body, body.len());
                 let request = request.map_err(|error| error.to_string())?;
@@ -166,7 +171,7 @@ impl Serve {
             },
         };
         let (threads, most_threads) = inference.threads();
-        let host = Host::new(store, inference.clone(), Arc::clone(&engines), options);
+        let host = Host::new(store, inference.clone(), Arc::clone(&engines), options)?;
 
         let data_listener = bind(self.listen, "--listen").await?;
         let admin_listener = control.spawn(bind(self.admin, "--admin")).await??;
@@ -219,6 +224,7 @@ impl Serve {
         housekeeping.abort();
         restoring.abort();
         rollouts.abort();
+        host.recorder().flush();
         Ok(())
     }
 }

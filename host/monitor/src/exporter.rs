@@ -45,6 +45,7 @@ impl Exporter {
             .map_err(|error| wrong(&error))?;
         crate::endpoint::describe();
         crate::plugin::describe();
+        crate::predictions::recorder::describe();
         Ok(Self(handle))
     }
 

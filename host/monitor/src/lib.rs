@@ -6,12 +6,14 @@
 //! - [`tally`]: how many requests came to which end, and how long they took
 //! - [`values`]: what else requests bring: processors' metrics, rewards
 //! - [`units`]: the same of units, such as users
+//! - [`predictions`]: recorded predictions
 //! - [`plugin`]: instances, traps and compilations, and processors' own numbers
 
 pub mod endpoint;
 pub mod exporter;
 pub mod observations;
 pub mod plugin;
+pub mod predictions;
 pub mod tally;
 pub mod units;
 pub mod values;

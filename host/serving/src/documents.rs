@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use berth_monitor::Observed;
+use berth_monitor::predictions::PredictionsSpec;
 use berth_plugin::{ArmState, Evaluation, Inspection};
 use berth_tensor::{Digest, Name, TensorType};
 use serde::{Deserialize, Serialize};
@@ -136,6 +137,9 @@ pub struct Revision {
     /// A request that every variant answers first, with its file by digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<WarmUp>,
+    /// What is recorded of its predictions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predictions: Option<PredictionsSpec>,
     /// The ways to answer.
     pub variants: Vec<PinnedVariant>,
 }

@@ -54,6 +54,7 @@ impl Ended<'_> {
 impl LiveRevision {
     /// A request came to its end. On the response's path: what takes long is handed on.
     pub(crate) fn ended(&self, ended: &Ended<'_>) {
+        self.record(ended);
         if ended.direct {
             return;
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use berth_inference::Runtime;
+use berth_monitor::predictions::{FileError, Recorder};
 use berth_plugin::engine::Engines;
 use berth_store::{Change, Note, Store};
 use berth_tensor::{Digest, Name};
@@ -48,6 +49,8 @@ pub struct HostOptions {
     pub bake: Duration,
     /// The most bytes of models that stay open only for rollbacks.
     pub bake_bytes: u64,
+    /// The most bytes of predictions that wait to be recorded; what finds no room is dropped.
+    pub predictions_bytes: usize,
     /// How the rim reads an inference request.
     pub read_infer: ReadInfer,
 }
@@ -81,19 +84,22 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host over a store. Nothing answers before [`Host::restore`].
+    /// A host over a store. Nothing answers before [`Host::restore`]. Fails where predictions could not
+    /// be recorded.
     pub fn new(
         store: Store,
         runtime: Runtime,
         engines: Arc<Engines>,
         options: HostOptions,
-    ) -> Arc<Self> {
+    ) -> Result<Arc<Self>, FileError> {
+        let recorder = Arc::new(Recorder::start(store.folder(), options.predictions_bytes)?);
         let admission = Arc::new(Admission {
             requests: Semaphore::new(options.max_requests),
             instances: Semaphore::new(options.max_instances),
         });
-        Arc::new(Self {
-            workshop: Arc::new(Workshop::new(store, runtime, engines, admission)),
+        let workshop = Workshop::new(store, runtime, engines, admission, recorder);
+        Ok(Arc::new(Self {
+            workshop: Arc::new(workshop),
             snapshot: ArcSwap::default(),
             control: Arc::default(),
             recording: Mutex::default(),
@@ -104,7 +110,12 @@ impl Host {
             restored: AtomicBool::new(false),
             sweeps: AtomicU64::new(0),
             options,
-        })
+        }))
+    }
+
+    /// Where predictions are recorded.
+    pub fn recorder(&self) -> &Arc<Recorder> {
+        &self.workshop.recorder
     }
 
     /// The store.
@@ -238,6 +249,11 @@ impl Host {
                 }
             }
         }
+        let revisions: Vec<_> =
+            self.snapshot.load().live.values().flat_map(Endpoint::revisions).collect();
+        self.recorder().keep(revisions.iter().filter_map(|revision| {
+            Some((revision.endpoint.as_str(), &*revision.recording.as_ref()?.spec))
+        }));
         let sweeps = self.sweeps.fetch_add(1, Ordering::Relaxed);
         if sweeps.is_multiple_of(EXPIRE) {
             self.store().expire_uploads();

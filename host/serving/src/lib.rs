@@ -14,6 +14,7 @@
 //! - [`warm_up`]: the request that every variant answers before a revision takes over
 //! - [`draw`]: the draw of an arm from shares
 //! - [`ended`]: the end of a request, from which it is counted
+//! - `recording`: what of it is recorded
 //! - [`rolling`]: a rollout under way as requests see it
 //! - `rollouts`: what a rollout needs of the host
 //! - [`host`]: the snapshot that requests see, and how it is swapped
@@ -35,6 +36,7 @@ mod measures;
 mod model_files;
 pub mod prepare;
 pub mod provider;
+mod recording;
 mod resolve;
 pub mod rolling;
 mod rollouts;

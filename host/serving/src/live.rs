@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::draw::Drawn;
 use crate::ended::Ended;
 use crate::error::RequestError;
+use crate::recording::Recording;
 use crate::rolling::Exposure;
 use crate::routing::{Routed, Routing};
 use crate::sink::VariantSink;
@@ -38,6 +39,8 @@ pub struct LiveRevision {
     pub(crate) slices: Slices,
     pub(crate) routing: Routing,
     pub(crate) warm_up: Option<WarmUp>,
+    /// None where nothing is recorded.
+    pub(crate) recording: Option<Recording>,
     pub(crate) variants: Vec<LiveVariant>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) share: Arc<Share>,
@@ -138,6 +141,11 @@ impl PredictionId {
     /// Its 32 hexadecimal digits.
     pub fn text(self) -> String {
         self.0.simple().encode_lower(&mut [0; 32]).to_owned()
+    }
+
+    /// The same as a number.
+    pub fn number(self) -> u128 {
+        self.0.as_u128()
     }
 
     /// Random bits, the same for the same id: what stands for the unit where there is none.

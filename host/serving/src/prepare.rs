@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use berth_inference::{Batching, Lane, ModelOptions, Opened, Runtime};
 use berth_monitor::EndpointMetrics;
+use berth_monitor::predictions::Recorder;
 use berth_plugin::engine::Engines;
 use berth_plugin::{
     Asset, Bindings, BoundModel, CallError, Compiled, CreateError, Evaluation, Observation, Policy,
@@ -25,6 +26,7 @@ use crate::documents::{
 use crate::error::ControlError;
 use crate::live::{Admission, LiveRevision, LiveVariant, Processing, Share, Way};
 use crate::model_files::{ModelBlobs, Trials};
+use crate::recording::Recording;
 use crate::routing::{Asked, Routed, Routing};
 use crate::sink::{Places, VariantSink};
 use crate::slices::Slices;
@@ -39,6 +41,7 @@ pub(crate) struct Workshop {
     pub(crate) runtime: Runtime,
     pub(crate) engines: Arc<Engines>,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) recorder: Arc<Recorder>,
     /// Instances that one endpoint may hold at once.
     pub(crate) instances_each: usize,
     models: Shared<(Digest, ModelOptions), Opened>,
@@ -87,6 +90,7 @@ impl Workshop {
         runtime: Runtime,
         engines: Arc<Engines>,
         admission: Arc<Admission>,
+        recorder: Arc<Recorder>,
     ) -> Self {
         let instances = admission.instances.available_permits();
         Self {
@@ -95,6 +99,7 @@ impl Workshop {
             runtime,
             engines,
             admission,
+            recorder,
             models: Shared::new(),
             components: Shared::new(),
             assets: Shared::new(),
@@ -224,6 +229,10 @@ impl Workshop {
             direct: revision.direct,
             routing,
             warm_up: revision.warm_up.clone(),
+            recording: revision.predictions.as_ref().map(|spec| Recording {
+                recorder: Arc::clone(&self.recorder),
+                spec: Arc::new(spec.clone()),
+            }),
             variants,
             share,
             most_instances: self.instances_of(&revision.limits),

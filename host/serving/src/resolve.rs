@@ -39,6 +39,7 @@ impl Host {
                 .map(|spec| self.resolve_policy("routing", &spec.policy, &spec.config))
                 .transpose()?,
             warm_up: self.resolve_warm_up(spec)?,
+            predictions: spec.predictions.clone(),
             variants: variants?,
         })
     }
@@ -160,6 +161,9 @@ impl Host {
         }
         if live.warm_up != next.warm_up {
             lines.push("warm-up".into());
+        }
+        if live.predictions != next.predictions {
+            lines.push("what is recorded".into());
         }
         if live.limits != next.limits {
             lines.push("limits".into());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use berth_inference::{BatchOptions, ModelOptions, Providers};
+use berth_monitor::predictions::PredictionsSpec;
 use berth_plugin::ProcessorLimits;
 use berth_plugin::inspect::WantedLimits;
 use berth_tensor::digest::DigestError;
@@ -52,6 +53,9 @@ pub struct EndpointSpec {
     /// A request that every variant answers before a revision takes over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<WarmUp>,
+    /// What is recorded of its predictions; nothing when it is not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predictions: Option<PredictionsSpec>,
     /// The ways to answer.
     pub variants: Vec<VariantSpec>,
 }
@@ -300,6 +304,9 @@ impl EndpointSpec {
             return Err(SpecError::new("rollout.max_step", problem));
         }
         self.warm_up.as_ref().map_or(Ok(()), WarmUp::check)?;
+        if let Some(Err((key, problem))) = self.predictions.as_ref().map(PredictionsSpec::check) {
+            return Err(SpecError::new(format!("predictions.{key}"), problem));
+        }
         for (index, variant) in self.variants.iter().enumerate() {
             if self.variants[..index].iter().any(|other| other.name == variant.name) {
                 let key = format!("variants.{}", variant.name);

@@ -1,0 +1,221 @@
+//! A prediction as it is recorded.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use berth_tensor::{DataType, NamedTensor, Tensor};
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::spec::{Kept, PredictionsSpec};
+
+/// What a field of a body is called: among what is recorded and what is redacted.
+pub const BODY: &str = "body";
+
+/// A prediction that came to its end.
+#[derive(Clone, Debug, Default)]
+pub struct Prediction {
+    /// Its id, a UUID version 7.
+    pub id: u128,
+    /// The client's id of the request.
+    pub request: String,
+    /// The endpoint.
+    pub endpoint: String,
+    /// The id of the revision that answered.
+    pub revision: String,
+    /// The variant that answered.
+    pub variant: String,
+    /// The arm of the rollout that it was drawn for, when there was one.
+    pub arm: Option<String>,
+    /// The probability with which revision and variant were drawn; none when the client chose.
+    pub propensity: Option<f64>,
+    /// Why a router chose so; empty when it gave no reason.
+    pub reason: String,
+    /// The value of the endpoint's unit.
+    pub unit: Option<String>,
+    /// The values of declared attributes.
+    pub attributes: Vec<(String, String)>,
+    /// From the decoded request to its answer.
+    pub latency: Duration,
+    /// `ok`, or why there was no answer.
+    pub status: &'static str,
+    /// What the client was told in place of an answer.
+    pub error: Option<String>,
+    /// What was sent.
+    pub inputs: Vec<Content>,
+    /// What was answered.
+    pub outputs: Vec<Content>,
+    /// What was predicted, for comparison with labels.
+    pub predicted: Option<String>,
+    /// How sure it was, for the ROC AUC; or for numbers, the number.
+    pub score: Option<f64>,
+}
+
+/// A part of what was sent or answered.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A tensor.
+    Tensor(NamedTensor),
+    /// A body.
+    Body {
+        /// Its media type.
+        content_type: Option<String>,
+        /// The content.
+        bytes: Bytes,
+    },
+}
+
+impl Content {
+    fn name(&self) -> &str {
+        match self {
+            Self::Tensor(named) => &named.name,
+            Self::Body { .. } => BODY,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Tensor(named) => named.tensor.data().len() + named.name.len(),
+            Self::Body { bytes, .. } => bytes.len(),
+        }
+    }
+
+    /// Takes it out of what else it arrived with.
+    fn apart(&mut self) {
+        match self {
+            Self::Tensor(NamedTensor { tensor, .. }) => {
+                let data = Bytes::copy_from_slice(tensor.data());
+                if let Ok(copy) = Tensor::new(tensor.datatype(), tensor.shape().to_vec(), data) {
+                    *tensor = copy;
+                }
+            }
+            Self::Body { bytes, .. } => *bytes = Bytes::copy_from_slice(bytes),
+        }
+    }
+}
+
+impl Prediction {
+    /// What it takes in memory, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        let attributes = self.attributes.iter().map(|(name, value)| name.len() + value.len() + 48);
+        let contents = self.inputs.iter().chain(&self.outputs).map(|part| part.bytes() + 96);
+        512 + self.error.as_ref().map_or(0, String::len)
+            + self.reason.len()
+            + attributes.sum::<usize>()
+            + contents.sum::<usize>()
+    }
+
+    /// Leaves what the endpoint declares, once what was predicted is known.
+    pub(crate) fn keep(&mut self, spec: &PredictionsSpec) {
+        if self.error.is_none() {
+            self.predicted = find(spec.prediction.as_deref(), &self.outputs);
+            let score = find(spec.score.as_deref(), &self.outputs);
+            self.score = score.and_then(|score| score.parse().ok());
+        }
+        let redacted = |name: &str| spec.redact.contains(name);
+        if redacted("predicted") {
+            self.predicted = None;
+        }
+        for (kept, parts) in [(&spec.inputs, &mut self.inputs), (&spec.outputs, &mut self.outputs)]
+        {
+            let before = parts.len();
+            parts.retain(|part| keeps(kept, part, &spec.redact));
+            if parts.len() < before {
+                parts.iter_mut().for_each(Content::apart);
+            }
+        }
+        self.attributes.retain(|(name, _)| !redacted(name));
+    }
+}
+
+fn keeps(kept: &Kept, part: &Content, redact: &BTreeSet<String>) -> bool {
+    let kept = match kept {
+        Kept::None => false,
+        Kept::Tensors => matches!(part, Content::Tensor(_)),
+        Kept::Names(names) => names.iter().any(|name| name == part.name()),
+    };
+    kept && !redact.contains(part.name())
+}
+
+/// The value at a place of an answer: `/a/0/b` in a body of JSON, else an output by its name, whose
+/// only element it is or the place of the greatest. Without a place, of the only output.
+fn find(place: Option<&str>, outputs: &[Content]) -> Option<String> {
+    if let Some(pointer) = place.filter(|place| place.starts_with('/')) {
+        return outputs.iter().find_map(|part| match part {
+            Content::Body { bytes, .. } => {
+                let body: Value = serde_json::from_slice(bytes).ok()?;
+                text(body.pointer(pointer)?)
+            }
+            Content::Tensor(_) => None,
+        });
+    }
+    let mut tensors = outputs.iter().filter_map(|part| match part {
+        Content::Tensor(named) => Some(named),
+        Content::Body { .. } => None,
+    });
+    let found = match place {
+        Some(name) => tensors.find(|named| named.name == name)?,
+        None => tensors.next().filter(|_| tensors.next().is_none())?,
+    };
+    element(&found.tensor)
+}
+
+/// A value of JSON as it is compared: text as it is, whole numbers without a fraction.
+pub fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(match number.as_f64() {
+            Some(float) if float.fract() == 0.0 && float.abs() < 1e15 => (float as i64).to_string(),
+            _ => number.to_string(),
+        }),
+        Value::Bool(flag) => Some(flag.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// The only element of a tensor, or the place of the greatest of several.
+fn element(tensor: &Tensor) -> Option<String> {
+    if tensor.datatype() == DataType::Bytes {
+        let mut strings = tensor.byte_strings();
+        let only = strings.next().filter(|_| strings.next().is_none())?;
+        return Some(String::from_utf8_lossy(only).into_owned());
+    }
+    let values = numbers(tensor);
+    match values[..] {
+        [] => None,
+        [only] if tensor.datatype() == DataType::Bool => Some((only != 0.0).to_string()),
+        [only] => text(&Value::from(only)),
+        _ => {
+            let best = (1..values.len()).fold(
+                0,
+                |best, at| {
+                    if values[at] > values[best] { at } else { best }
+                },
+            );
+            Some(best.to_string())
+        }
+    }
+}
+
+/// The elements as doubles.
+fn numbers(tensor: &Tensor) -> Vec<f64> {
+    fn of<const N: usize>(data: &[u8], read: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+        data.as_chunks::<N>().0.iter().map(|&bytes| read(bytes)).collect()
+    }
+    let data = tensor.data();
+    match tensor.datatype() {
+        DataType::Bool | DataType::Uint8 => of(data, |bytes: [u8; 1]| f64::from(bytes[0])),
+        DataType::Int8 => of(data, |bytes| f64::from(i8::from_le_bytes(bytes))),
+        DataType::Uint16 => of(data, |bytes| f64::from(u16::from_le_bytes(bytes))),
+        DataType::Int16 => of(data, |bytes| f64::from(i16::from_le_bytes(bytes))),
+        DataType::Uint32 => of(data, |bytes| f64::from(u32::from_le_bytes(bytes))),
+        DataType::Int32 => of(data, |bytes| f64::from(i32::from_le_bytes(bytes))),
+        DataType::Uint64 => of(data, |bytes| u64::from_le_bytes(bytes) as f64),
+        DataType::Int64 => of(data, |bytes| i64::from_le_bytes(bytes) as f64),
+        DataType::Fp16 => of(data, |bytes| half::f16::from_le_bytes(bytes).to_f64()),
+        DataType::Bf16 => of(data, |bytes| half::bf16::from_le_bytes(bytes).to_f64()),
+        DataType::Fp32 => of(data, |bytes| f64::from(f32::from_le_bytes(bytes))),
+        DataType::Fp64 => of(data, f64::from_le_bytes),
+        DataType::Bytes => Vec::new(),
+    }
+}

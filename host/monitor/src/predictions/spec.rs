@@ -1,0 +1,112 @@
+//! What an endpoint file says about recording.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+/// Days that predictions are kept, unless the endpoint file says otherwise.
+const KEEP_DAYS: u32 = 30;
+
+/// MiB of predictions that are kept of an endpoint, unless its file says otherwise.
+const KEEP_MIB: u64 = 1024;
+
+/// What of an endpoint's predictions is recorded, and how they are compared with labels.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PredictionsSpec {
+    /// The share of predictions that is recorded, above 0 to 1; all when not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
+    /// What is kept of what was sent.
+    #[serde(default, skip_serializing_if = "Kept::is_none")]
+    pub inputs: Kept,
+    /// What is kept of what was answered.
+    #[serde(default, skip_serializing_if = "Kept::is_none")]
+    pub outputs: Kept,
+    /// Attributes, inputs and outputs that are left out.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub redact: BTreeSet<String>,
+    /// How long predictions are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_days: Option<u32>,
+    /// The most that they may take on disk; the oldest go first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_mib: Option<u64>,
+    /// Where the answer has what is compared with labels: an output, or `/a/0/b` in a body of JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prediction: Option<String>,
+    /// Where it has how sure it is of the positive class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<String>,
+    /// What labels are.
+    #[serde(default, skip_serializing_if = "Labels::are_classes")]
+    pub labels: Labels,
+    /// The class that precision, recall and ROC AUC are of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positive: Option<String>,
+}
+
+/// What is kept of what was sent or answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", expecting = "\"none\", \"tensors\" or a list of names")]
+pub enum Kept {
+    /// Nothing.
+    #[default]
+    None,
+    /// Every tensor, no body.
+    Tensors,
+    /// What is named; a body is called `body`.
+    #[serde(untagged)]
+    Names(Vec<String>),
+}
+
+impl Kept {
+    /// Whether it is nothing.
+    pub fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
+/// What labels are, and so what they are scored by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Labels {
+    /// One of several: accuracy, precision, recall, ROC AUC.
+    #[default]
+    Classes,
+    /// Numbers: MAE, RMSE.
+    Numbers,
+}
+
+impl Labels {
+    fn are_classes(&self) -> bool {
+        *self == Self::Classes
+    }
+}
+
+impl PredictionsSpec {
+    /// The key that does not fit, and why.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if let Some(share) = self.share.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
+            return Err(("share", format!("{share} is not above 0 and up to 1")));
+        }
+        if self.keep_days == Some(0) {
+            return Err(("keep_days", "give 1 or more".into()));
+        }
+        if self.keep_mib == Some(0) {
+            return Err(("keep_mib", "give 1 or more".into()));
+        }
+        if self.labels == Labels::Numbers && (self.score.is_some() || self.positive.is_some()) {
+            let key = if self.score.is_some() { "score" } else { "positive" };
+            return Err((key, "goes with labels = \"classes\"".into()));
+        }
+        Ok(())
+    }
+
+    /// How long predictions are kept, in milliseconds, and how many bytes of them.
+    pub(crate) fn keep(&self) -> (u64, u64) {
+        let days = u64::from(self.keep_days.unwrap_or(KEEP_DAYS));
+        let mib = self.keep_mib.unwrap_or(KEEP_MIB);
+        (days * 86_400_000, mib.saturating_mul(1 << 20))
+    }
+}

@@ -1,0 +1,98 @@
+//! What of a request is recorded.
+
+use std::sync::Arc;
+
+use berth_monitor::predictions::{Content, Prediction, PredictionsSpec, Recorder};
+use berth_plugin::{Body, Reply, Request, unit_hash};
+use bytes::{Bytes, BytesMut};
+
+use crate::ended::Ended;
+use crate::error::RequestError;
+use crate::live::LiveRevision;
+use crate::rolling::ARMS;
+
+/// Where a revision's predictions are recorded, and what of them.
+pub(crate) struct Recording {
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) spec: Arc<PredictionsSpec>,
+}
+
+impl Recording {
+    /// Whether a prediction is in the share that is recorded, by what chance it had.
+    fn takes(&self, chance: u64) -> bool {
+        self.spec.share.is_none_or(|share| {
+            // Apart from the hash that draws its arm.
+            let hash = unit_hash("predictions", None, chance);
+            ((hash >> 11) as f64) < share * (1_u64 << 53) as f64
+        })
+    }
+}
+
+impl LiveRevision {
+    /// Hands a request over that came to its end, if it is to be recorded.
+    pub(crate) fn record(&self, ended: &Ended<'_>) {
+        let Some(Recording { recorder, spec }) =
+            self.recording.as_ref().filter(|recording| recording.takes(ended.prediction.chance()))
+        else {
+            return;
+        };
+        let request = &**ended.request;
+        let unit = self.unit.as_ref().filter(|unit| !spec.redact.contains(unit.as_str()));
+        // What was predicted is looked for in all of the answer.
+        let answer = ended.result.as_ref().ok();
+        let answer = answer.filter(|_| !spec.outputs.is_none() || spec.prediction.is_some());
+        let (inputs, outputs) =
+            (if spec.inputs.is_none() { Vec::new() } else { sent(request) }, answer.map(answered));
+        let prediction = Prediction {
+            id: ended.prediction.number(),
+            request: request.id.clone(),
+            endpoint: self.endpoint.as_str().to_owned(),
+            revision: self.id.clone(),
+            variant: self.variants[ended.drawn.arm].name.as_str().to_owned(),
+            arm: ended.exposure.map(|exposure| ARMS[exposure.arm].to_owned()),
+            propensity: (!ended.direct).then(|| ended.propensity()),
+            reason: if ended.direct { "direct".into() } else { ended.drawn.reason.clone() },
+            unit: unit.and_then(|unit| request.attribute(unit.as_str())).map(str::to_owned),
+            attributes: request.attributes.clone(),
+            latency: ended.latency,
+            status: ended.result.as_ref().err().map_or("ok", RequestError::reason),
+            error: ended.result.as_ref().err().map(ToString::to_string),
+            inputs,
+            outputs: outputs.unwrap_or_default(),
+            predicted: None,
+            score: None,
+        };
+        recorder.record(prediction, spec);
+    }
+}
+
+fn sent(request: &Request) -> Vec<Content> {
+    match &request.body {
+        Body::Bytes { content_type, bytes } => {
+            vec![Content::Body { content_type: content_type.clone(), bytes: bytes.clone() }]
+        }
+        Body::Tensors(tensors) => tensors.iter().cloned().map(Content::Tensor).collect(),
+    }
+}
+
+/// What was answered, as it is recorded.
+pub(crate) fn answered(reply: &Reply) -> Vec<Content> {
+    let mut contents: Vec<Content> = reply.tensors.iter().cloned().map(Content::Tensor).collect();
+    if !reply.parts.is_empty() {
+        let bytes = match &reply.parts[..] {
+            [only] => only.clone(),
+            parts => parts
+                .iter()
+                .fold(BytesMut::new(), |mut whole, part| {
+                    whole.extend_from_slice(part);
+                    whole
+                })
+                .freeze(),
+        };
+        contents.push(Content::Body {
+            content_type: reply.content_type.clone(),
+            bytes: Bytes::from(bytes),
+        });
+    }
+    contents
+}
