@@ -23,6 +23,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
 
+use crate::predictions;
 use crate::respond::{ControlFailure, error, not_found, wrong_method};
 
 /// The largest model, in bytes.
@@ -62,13 +63,18 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/endpoints/{name}/rollback", post(rollback))
         .route("/v1/endpoints/{name}/rollout", get(rollout))
         .route("/v1/endpoints/{name}/rollout/{verb}", post(ask_rollout))
+        .route("/v1/endpoints/{name}/predictions", get(predictions::query))
+        .route("/v1/endpoints/{name}/predictions/files", get(predictions::files))
+        .route("/v1/endpoints/{name}/predictions/files/{file}", get(predictions::file))
+        .route("/v1/endpoints/{name}/predictions/scores", get(predictions::scores))
+        .route("/v1/predictions/{id}/replay", post(predictions::replay))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(SPEC_SIZE))
         .with_state(admin)
 }
 
-type Answer = Result<Response, ControlFailure>;
+pub(crate) type Answer = Result<Response, ControlFailure>;
 
 /// Who changes something and why, and how an apply goes.
 #[derive(Debug, Default, Deserialize)]

@@ -1,10 +1,11 @@
-//! The data port: the Open Inference Protocol v2 over HTTP, and `invoke`. It changes nothing.
+//! The data port: the Open Inference Protocol v2 over HTTP, `invoke`, and feedback on predictions. It
+//! changes nothing else.
 
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
 use std::sync::Arc;
 
-use axum::extract::{Extension, Query, RawPathParams, Request, State};
+use axum::extract::{Extension, Path, Query, RawPathParams, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -22,6 +23,7 @@ use serde_json::{Map, Value};
 use crate::body::Bodies;
 use crate::oip::metadata::{ModelMetadata, ModelReady, ServerLive, ServerMetadata, ServerReady};
 use crate::oip::{self, BinaryOutputs, Encoded, InferRequest, InferResponse, OipError};
+use crate::predictions::decode_feedback;
 use crate::respond::{RequestId, error, not_found, request_status, wrong_method};
 
 /// JSON from this size on, in bytes, takes milliseconds to decode.
@@ -61,6 +63,7 @@ pub fn router(data: Data) -> Router {
             .route(&format!("{target}/infer"), post(infer))
             .route(&format!("{target}/invoke"), post(invoke));
     }
+    router = router.route("/v2/models/{endpoint}/feedback", post(feedback));
     router.fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(data)
 }
 
@@ -218,6 +221,26 @@ async fn invoke(
     let outcome = found.revision.answer(incoming).await;
     let form = Form { tensors: false, id: None, binary: &BinaryOutputs::default() };
     found.reply(&data.bodies, outcome, form)
+}
+
+/// Keeps what is said of predictions.
+async fn feedback(
+    State(data): State<Data>,
+    Path(endpoint): Path<String>,
+    request: Request,
+) -> Response {
+    let held = match data.bodies.read(request.into_body()).await {
+        Ok(held) => held,
+        Err(problem) => return problem.into_response(),
+    };
+    let said = match decode_feedback(&held.bytes) {
+        Ok(said) => said,
+        Err(refused) => return refused,
+    };
+    match data.host.feedback(&endpoint, said).await {
+        Ok(received) => Json(received).into_response(),
+        Err(problem) => refused(&problem),
+    }
 }
 
 /// The form of an answer.

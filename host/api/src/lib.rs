@@ -5,12 +5,14 @@
 //! - [`body`]: bodies of requests, within bounds
 //! - [`admin`]: the admin port, the command line's verbs as JSON, and metrics
 //! - [`oip`]: the protocol's JSON, to tensors and back, without a transport
+//! - `predictions`: recorded predictions, and feedback on them
 //! - `respond`: errors, their status codes, and request ids
 
 pub mod admin;
 pub mod body;
 pub mod data;
 pub mod oip;
+mod predictions;
 mod respond;
 
 pub use respond::answer;

@@ -58,6 +58,7 @@ impl IntoResponse for ControlFailure {
             | ControlError::NotUploaded(_) => StatusCode::CONFLICT,
             ControlError::Store(StoreError::Busy) => StatusCode::SERVICE_UNAVAILABLE,
             ControlError::Store(_)
+            | ControlError::Predictions(_)
             | ControlError::DataFile { .. }
             | ControlError::Host(_)
             | ControlError::Plugin {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{Seek as _, SeekFrom};
+use std::io::{Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +37,28 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn get(&self, path: &str) -> anyhow::Result<Value> {
         self.answer(self.agent().get(self.url(path)).call())
+    }
+
+    pub(crate) fn ask(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<Value> {
+        self.answer(self.agent().get(self.url(path)).query_pairs(query.to_vec()).call())
+    }
+
+    /// What a host answers, as it comes.
+    pub(crate) fn stream(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> anyhow::Result<impl Read + use<>> {
+        let sent = self.agent().get(self.url(path)).query_pairs(query.to_vec()).call();
+        match sent {
+            Ok(response) if response.status().is_success() => {
+                Ok(response.into_body().into_reader())
+            }
+            refused => match self.answer(refused) {
+                Ok(_) => bail!("the host at {} answered in another form", self.admin),
+                Err(error) => Err(error),
+            },
+        }
     }
 
     pub(crate) fn delete(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<Value> {

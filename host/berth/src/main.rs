@@ -3,6 +3,7 @@
 //! - [`serve`]: the host
 //! - [`verbs`]: what an operator asks of a running host
 //! - [`rollout`]: what an operator asks of a rollout
+//! - [`predictions`]: what an operator asks of recorded predictions
 //! - [`client`]: the admin port from the other side
 //! - [`endpoint_file`]: endpoint files and their assets
 //! - [`spec_text`]: the text of an endpoint file
@@ -12,6 +13,7 @@ mod activity;
 mod client;
 mod endpoint_file;
 mod listen;
+mod predictions;
 mod progress;
 mod rollout;
 mod serve;
@@ -50,6 +52,10 @@ enum Command {
     Endpoint(verbs::EndpointCommand),
     /// Look at rollouts, hold them, end them.
     Rollout(rollout::RolloutCommand),
+    /// Look at recorded predictions, take them away, score them.
+    Predictions(predictions::PredictionsCommand),
+    /// Run a recorded request again and show what differs in the answer.
+    Replay(predictions::ReplayCommand),
     /// What the host starts for each component: compiles standard input to standard output.
     #[command(name = COMPILE_COMMAND, hide = true)]
     CompileComponent {
@@ -85,6 +91,8 @@ fn main() -> ExitCode {
         Command::Apply(command) => command.run(),
         Command::Endpoint(command) => command.run(),
         Command::Rollout(command) => command.run(),
+        Command::Predictions(command) => command.run(),
+        Command::Replay(command) => command.run(),
         Command::CompileComponent { cpu, memory } => {
             let bounds = Bounds { cpu: Duration::from_secs(cpu), memory: Some(memory) };
             compile_standard_input(bounds).map_err(anyhow::Error::from)

@@ -46,21 +46,8 @@ pub(crate) fn short(value: &Value) -> String {
 
 /// Milliseconds since 1970 as UTC.
 pub(crate) fn time(value: &Value) -> String {
-    let seconds = value.as_u64().unwrap_or(0) / 1000;
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
-    let z = days as i64 + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
+    let utc = berth_monitor::predictions::utc(value.as_u64().unwrap_or(0));
+    format!("{}Z", utc.get(..19).unwrap_or_default().replace('T', " "))
 }
 
 /// Inputs or outputs in a line: `scores FP32[batch,10]`, with -1 for what varies and has no name.

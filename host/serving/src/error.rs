@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use berth_inference::OpenError;
+use berth_monitor::predictions::FileError;
 use berth_plugin::{CallError, CreateError, LoadError, PolicyError};
 use berth_store::StoreError;
 use berth_tensor::{Digest, ReferenceError};
@@ -68,6 +69,9 @@ pub enum ControlError {
         /// Why.
         source: PolicyError,
     },
+    /// Recorded predictions cannot be read.
+    #[error(transparent)]
+    Predictions(#[from] FileError),
     /// What is asked for does not fit; the message says what.
     #[error("{0}")]
     Invalid(String),

@@ -35,6 +35,9 @@ const TRIM: u64 = 10;
 /// One sweep in this many looks for uploads that nobody goes on with.
 const EXPIRE: u64 = 600;
 
+/// Requests with feedback that are worked on at once.
+const FEEDBACKS: usize = 2;
+
 /// The most revisions that stay warm only for rollbacks.
 const BAKING: usize = 64;
 
@@ -74,6 +77,9 @@ pub struct Host {
     pub(crate) recording: Mutex<()>,
     changing: Mutex<()>,
     /// There is a rollout or a live revision that was not there before.
+    /// Feedback that is looked up and written at once.
+    pub(crate) feedbacks: Semaphore,
+    /// A rollout has begun or was restored.
     pub(crate) begun: Notify,
     /// The models of what is in the snapshot, by name, with their size as it was told last.
     resident: Mutex<HashMap<String, u64>>,
@@ -104,6 +110,7 @@ impl Host {
             control: Arc::default(),
             recording: Mutex::default(),
             changing: Mutex::default(),
+            feedbacks: Semaphore::new(FEEDBACKS),
             begun: Notify::new(),
             resident: Mutex::default(),
             baking: Mutex::default(),

@@ -15,6 +15,9 @@
 //! - [`draw`]: the draw of an arm from shares
 //! - [`ended`]: the end of a request, from which it is counted
 //! - `recording`: what of it is recorded
+//! - [`feedback`]: what clients say of predictions afterwards
+//! - [`replay`]: a recorded request again
+//! - [`scores`]: how good predictions were
 //! - [`rolling`]: a rollout under way as requests see it
 //! - `rollouts`: what a rollout needs of the host
 //! - [`host`]: the snapshot that requests see, and how it is swapped
@@ -30,6 +33,7 @@ pub mod draw;
 pub mod ended;
 pub mod error;
 mod evaluations;
+pub mod feedback;
 pub mod host;
 pub mod live;
 mod measures;
@@ -37,10 +41,12 @@ mod model_files;
 pub mod prepare;
 pub mod provider;
 mod recording;
+pub mod replay;
 mod resolve;
 pub mod rolling;
 mod rollouts;
 pub mod routing;
+pub mod scores;
 mod sink;
 mod slices;
 pub mod spec;

@@ -1,15 +1,21 @@
 //! What of a request is recorded.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use berth_monitor::predictions::{Content, Prediction, PredictionsSpec, Recorder};
+use berth_monitor::predictions::{Content, Filter, Prediction, PredictionsSpec, Recorder};
 use berth_plugin::{Body, Reply, Request, unit_hash};
-use bytes::{Bytes, BytesMut};
+use berth_store::Said;
+use berth_tensor::Name;
+use bytes::BytesMut;
+use serde_json::{Map, Value};
 
 use crate::ended::Ended;
-use crate::error::RequestError;
+use crate::error::{ControlError, RequestError};
+use crate::host::Host;
 use crate::live::LiveRevision;
 use crate::rolling::ARMS;
+use crate::view::no_endpoint;
 
 /// Where a revision's predictions are recorded, and what of them.
 pub(crate) struct Recording {
@@ -25,6 +31,44 @@ impl Recording {
             let hash = unit_hash("predictions", None, chance);
             ((hash >> 11) as f64) < share * (1_u64 << 53) as f64
         })
+    }
+}
+
+impl Host {
+    /// What of an endpoint's predictions is recorded.
+    pub(crate) fn recorded(&self, name: &Name) -> Result<PredictionsSpec, ControlError> {
+        let record = self.record(name)?.ok_or_else(|| no_endpoint(name))?;
+        let revision = self.revision(record.live.unwrap_or(record.applied))?;
+        revision.predictions.ok_or_else(|| {
+            ControlError::Conflict(format!(
+                "endpoint {name} records no predictions: put [predictions] in its file and apply it"
+            ))
+        })
+    }
+
+    /// Shows predictions of an endpoint, latest first, with what was said of them, until `visit` has had
+    /// enough. Blocks.
+    pub fn predictions(
+        &self,
+        name: &Name,
+        filter: &Filter,
+        mut visit: impl FnMut(&Map<String, Value>) -> ControlFlow<()>,
+    ) -> Result<(), ControlError> {
+        let mut failed = None;
+        self.recorder().query(name.as_str(), filter, |id, mut row| {
+            match self.store().feedback().between(name.as_str(), id, id) {
+                Ok(known) => row.extend(known.into_iter().map(|known| match known.said {
+                    Said::Reward(reward) => ("reward".to_owned(), reward.into()),
+                    Said::Label(label) => ("label".to_owned(), label.into()),
+                })),
+                Err(error) => {
+                    failed = Some(error);
+                    return ControlFlow::Break(());
+                }
+            }
+            visit(&row)
+        })?;
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 }
 
@@ -89,10 +133,7 @@ pub(crate) fn answered(reply: &Reply) -> Vec<Content> {
                 })
                 .freeze(),
         };
-        contents.push(Content::Body {
-            content_type: reply.content_type.clone(),
-            bytes: Bytes::from(bytes),
-        });
+        contents.push(Content::Body { content_type: reply.content_type.clone(), bytes });
     }
     contents
 }

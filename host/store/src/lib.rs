@@ -4,7 +4,8 @@
 //! - [`store`]: the folder, opened; what it offers
 //! - [`change`]: what is committed and what is read back
 //! - [`error`]: what can go wrong
-//! - `log`: changes and documents in SQLite (sole user of rusqlite)
+//! - `log`: changes and documents in SQLite (sole user of rusqlite, with `feedback`)
+//! - [`feedback`]: what became known of predictions
 //! - [`blobs`]: content by its sha256 in files (sole user of cap-std, with `uploads`)
 //! - [`uploads`]: blobs that arrive in several goes
 //!
@@ -14,6 +15,7 @@
 pub mod blobs;
 pub mod change;
 pub mod error;
+pub mod feedback;
 mod log;
 pub mod store;
 pub mod uploads;
@@ -21,5 +23,6 @@ pub mod uploads;
 pub use blobs::{BlobWriter, LaidOut, SealedBlob};
 pub use change::{Change, Document, Entry, Note, Sequence};
 pub use error::StoreError;
+pub use feedback::{Feedback, FeedbackLog, Said};
 pub use store::Store;
 pub use uploads::Upload;

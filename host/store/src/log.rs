@@ -206,7 +206,7 @@ fn document(row: &Row<'_>, first: usize) -> rusqlite::Result<Document> {
     Ok(Document { sequence: row.get(first)?, document: row.get(first + 1)? })
 }
 
-fn database(action: &'static str, path: &Path, error: rusqlite::Error) -> StoreError {
+pub(crate) fn database(action: &'static str, path: &Path, error: rusqlite::Error) -> StoreError {
     StoreError::Database { action, path: path.to_owned(), problem: error.to_string() }
 }
 

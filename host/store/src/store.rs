@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::blobs::{BlobWriter, Blobs, LaidOut, SealedBlob};
 use crate::change::{Change, Document, Entry, Note, Sequence};
 use crate::error::StoreError;
+use crate::feedback::FeedbackLog;
 use crate::log::Log;
 use crate::uploads::Upload;
 
@@ -23,6 +24,7 @@ struct Inner {
     log: Mutex<Log>,
     committed: watch::Sender<Sequence>,
     blobs: Arc<Blobs>,
+    feedback: FeedbackLog,
     folder: PathBuf,
     // Declared last: the folder is given up after everything in it is closed.
     _lock: File,
@@ -37,10 +39,11 @@ impl Store {
         let lock = lock(&folder)?;
         let blobs = Blobs::open(folder.join("blobs"))?;
         let log = Log::open(folder.join("berth.sqlite"))?;
+        let feedback = FeedbackLog::open(&folder.join("feedback.sqlite"))?;
         File::open(&folder).and_then(|folder| folder.sync_all()).map_err(failed("sync"))?;
         let committed = watch::Sender::new(log.sequence());
         let (log, blobs) = (Mutex::new(log), Arc::new(blobs));
-        Ok(Self(Arc::new(Inner { log, committed, blobs, folder, _lock: lock })))
+        Ok(Self(Arc::new(Inner { log, committed, blobs, feedback, folder, _lock: lock })))
     }
 
     /// The folder, as an absolute path.
@@ -89,6 +92,11 @@ impl Store {
     /// The last `limit` changes to the document of `kind` and `key`, latest first.
     pub fn history(&self, kind: &str, key: &str, limit: usize) -> Result<Vec<Entry>, StoreError> {
         self.log().history(kind, key, limit)
+    }
+
+    /// What became known of predictions.
+    pub fn feedback(&self) -> &FeedbackLog {
+        &self.0.feedback
     }
 
     /// Starts a blob of at most `limit` bytes.

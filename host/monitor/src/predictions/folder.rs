@@ -7,6 +7,7 @@ use std::sync::RwLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::file::{self, FileError, Opened};
+use super::time::hour;
 
 /// Below this, in bytes, files of the hour that is not over yet are merged.
 const SMALL: u64 = 4 << 20;
@@ -19,38 +20,6 @@ const TOGETHER: usize = 64;
 
 /// How long after its end predictions of an hour may still come.
 const LATE_MS: u64 = 60_000;
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Milliseconds since 1970 as UTC, such as `2026-11-21T19:05:07.123Z`.
-pub fn utc(ms: u64) -> String {
-    let seconds = ms / 1000;
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
-    let z = days as i64 + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1000)
-}
-
-/// The hour that a time is in, such as `2026-11-21T19`: what its files' names begin with.
-pub(crate) fn hour(ms: u64) -> String {
-    let mut utc = utc(ms);
-    utc.truncate(13);
-    utc
-}
 
 /// A file of predictions.
 #[derive(Clone, Debug)]

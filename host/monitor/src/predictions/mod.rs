@@ -7,6 +7,7 @@
 //! - [`folder`]: the files of an endpoint
 //! - [`recorder`]: the queue, and the threads that write and tidy up
 //! - [`query`]: predictions, found again
+//! - [`time`]: times, as they are shown and asked for
 
 mod column;
 pub mod file;
@@ -15,10 +16,11 @@ pub mod query;
 pub mod recorder;
 pub mod row;
 pub mod spec;
+pub mod time;
 
 pub use file::FileError;
-pub use folder::utc;
 pub use query::{Filter, Summary, parse_id, show_id};
 pub use recorder::Recorder;
-pub use row::{Content, Prediction};
+pub use row::{Content, Prediction, numbers, text};
 pub use spec::{Kept, Labels, PredictionsSpec};
+pub use time::{now_ms, parse_span, parse_time, utc};

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{ControlFlow, Range};
+use std::time::Duration;
 
 use berth_tensor::{DataType, NamedTensor, Tensor};
 use bytes::Bytes;
@@ -9,9 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::column::{Chunk, Kind, Scalar};
 use super::file::{FileError, Opened, digits, time_ms};
-use super::folder::{self, hour, utc};
+use super::folder;
 use super::recorder::Recorder;
 use super::row::{BODY, Content, Prediction};
+use super::time::{hour, now_ms, utc};
 
 /// Which predictions are asked for: all that fit everything that is set.
 #[derive(Clone, Debug, Default)]
@@ -148,6 +150,16 @@ impl Recorder {
         Ok(found)
     }
 
+    /// The same of whatever endpoint.
+    pub fn locate(&self, id: u128) -> Result<Option<Prediction>, FileError> {
+        for endpoint in self.endpoints() {
+            if let Some(found) = self.get(&endpoint, id)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
     /// The files of an endpoint that have predictions of a time, with their size in bytes.
     pub fn files(&self, endpoint: &str, filter: &Filter) -> Vec<(String, u64)> {
         self.flush();
@@ -211,7 +223,7 @@ impl Recorder {
 fn hours(filter: &Filter) -> (String, String) {
     match filter.id {
         Some(id) => (hour(time_ms(id)), hour(time_ms(id))),
-        None => (hour(filter.since_ms), hour(filter.until_ms.unwrap_or_else(folder::now_ms))),
+        None => (hour(filter.since_ms), hour(filter.until_ms.unwrap_or_else(now_ms))),
     }
 }
 
@@ -382,6 +394,9 @@ impl Rows {
             error: self.text("error", row).map(str::to_owned),
             propensity: self.number("propensity", row),
             reason: self.text("reason", row).unwrap_or_default().to_owned(),
+            latency: Duration::from_secs_f64(
+                self.number("latency_seconds", row).unwrap_or(0.0).max(0.0),
+            ),
             ..Prediction::default()
         }
     }

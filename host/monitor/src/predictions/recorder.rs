@@ -15,9 +15,11 @@ use super::file::{self, FileError, GROUP_BYTES, GROUP_ROWS, Table, time_ms};
 use super::folder;
 use super::row::Prediction;
 use super::spec::PredictionsSpec;
+use super::time::{hour, now_ms};
 
 const RECORDED: &str = "berth_predictions_recorded_total";
 const DROPPED: &str = "berth_predictions_dropped_total";
+const FEEDBACK: &str = "berth_feedback_total";
 const WAITING: &str = "berth_predictions_waiting_bytes";
 
 /// How long a prediction waits for others before it is written.
@@ -29,7 +31,17 @@ const TIDY: Duration = Duration::from_secs(10);
 pub(crate) fn describe() {
     describe_counter!(RECORDED, "Predictions that are on the disk.");
     describe_counter!(DROPPED, "Predictions that were to be recorded and were not, by reason.");
+    describe_counter!(FEEDBACK, "What clients said of predictions, by what became of it.");
     describe_gauge!(WAITING, Unit::Bytes, "Predictions that are not on the disk yet.");
+}
+
+/// Feedback on predictions of `endpoint` came: it is kept, was said before, or is of none that is known.
+pub fn feedback(endpoint: &str, accepted: u64, duplicate: u64, unknown: u64) {
+    for (outcome, count) in [("accepted", accepted), ("duplicate", duplicate), ("unknown", unknown)]
+    {
+        let labels = [("endpoint", endpoint.to_owned()), ("outcome", outcome.to_owned())];
+        counter!(FEEDBACK, &labels).increment(count);
+    }
 }
 
 /// Records predictions in files, off the way of requests.
@@ -115,6 +127,11 @@ impl Recorder {
         gauge!(WAITING).set(self.waiting.load(Ordering::Relaxed) as f64);
     }
 
+    /// The endpoints of which there are files.
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        endpoints(&self.folder)
+    }
+
     /// The folder of an endpoint's files.
     pub(crate) fn folder(&self, endpoint: &str) -> PathBuf {
         self.folder.join(endpoint)
@@ -134,7 +151,7 @@ fn endpoints(folder: &Path) -> Vec<String> {
 fn tidy_up(folder: &Path, alone: &RwLock<()>, keep: &Mutex<BTreeMap<String, (u64, u64)>>) {
     let keep = keep.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for endpoint in endpoints(folder) {
-        let (folder, now) = (folder.join(&endpoint), folder::now_ms());
+        let (folder, now) = (folder.join(&endpoint), now_ms());
         if let Some(&keep) = keep.get(&endpoint) {
             folder::retain(&folder, now, keep, alone);
         }
@@ -224,7 +241,7 @@ impl Writer {
         }
         let mut tables: Vec<(String, Table)> = Vec::new();
         for row in rows {
-            let hour = folder::hour(time_ms(row.id));
+            let hour = hour(time_ms(row.id));
             let taken = tables.iter_mut().any(|(of, table)| *of == hour && table.push(row));
             if !taken {
                 let mut table = Table::new();

@@ -66,7 +66,8 @@ pub enum Content {
 }
 
 impl Content {
-    fn name(&self) -> &str {
+    /// The tensor's name; of a body, `body`.
+    pub fn name(&self) -> &str {
         match self {
             Self::Tensor(named) => &named.name,
             Self::Body { .. } => BODY,
@@ -108,8 +109,8 @@ impl Prediction {
     /// Leaves what the endpoint declares, once what was predicted is known.
     pub(crate) fn keep(&mut self, spec: &PredictionsSpec) {
         if self.error.is_none() {
-            self.predicted = find(spec.prediction.as_deref(), &self.outputs);
-            let score = find(spec.score.as_deref(), &self.outputs);
+            self.predicted = spec.predicted(&self.outputs);
+            let score = spec.score.as_deref().and_then(|place| find(Some(place), &self.outputs));
             self.score = score.and_then(|score| score.parse().ok());
         }
         let redacted = |name: &str| spec.redact.contains(name);
@@ -135,6 +136,13 @@ fn keeps(kept: &Kept, part: &Content, redact: &BTreeSet<String>) -> bool {
         Kept::Names(names) => names.iter().any(|name| name == part.name()),
     };
     kept && !redact.contains(part.name())
+}
+
+impl PredictionsSpec {
+    /// What an answer predicts.
+    pub fn predicted(&self, outputs: &[Content]) -> Option<String> {
+        find(self.prediction.as_deref(), outputs)
+    }
 }
 
 /// The value at a place of an answer: `/a/0/b` in a body of JSON, else an output by its name, whose
@@ -197,8 +205,8 @@ fn element(tensor: &Tensor) -> Option<String> {
     }
 }
 
-/// The elements as doubles.
-fn numbers(tensor: &Tensor) -> Vec<f64> {
+/// The elements as doubles; none of BYTES.
+pub fn numbers(tensor: &Tensor) -> Vec<f64> {
     fn of<const N: usize>(data: &[u8], read: impl Fn([u8; N]) -> f64) -> Vec<f64> {
         data.as_chunks::<N>().0.iter().map(|&bytes| read(bytes)).collect()
     }

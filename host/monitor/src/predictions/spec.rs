@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 /// Days that predictions are kept, unless the endpoint file says otherwise.
-const KEEP_DAYS: u32 = 30;
+const KEEP_DAYS: u32 = 365;
 
 /// MiB of predictions that are kept of an endpoint, unless its file says otherwise.
 const KEEP_MIB: u64 = 1024;
