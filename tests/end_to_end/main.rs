@@ -16,6 +16,7 @@
 //! - [`overload`]: more than the host takes on at once
 //! - [`pictures`]: pictures of every kind, against Pillow and numpy
 //! - [`policies`]: policies and routers that fail
+//! - [`predictions`]: what is recorded of predictions, said of them, and what it comes to
 //! - [`processors`]: processors that fail, and what the others see
 //! - [`protocol`]: the data port, and what it refuses
 //! - [`refusals`]: files that are refused
@@ -48,6 +49,7 @@ mod large_models;
 mod overload;
 mod pictures;
 mod policies;
+mod predictions;
 mod processors;
 mod protocol;
 mod refusals;

@@ -1,0 +1,434 @@
+//! What is recorded of predictions, what is said of them afterwards, and what both come to.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::support::files::{bare, digits_endpoint, pictures, plugin};
+use crate::support::{Answer, Host, Request, onnx, until};
+
+const USER: &str = "attributes = { user = { header = \"x-user\" }, region = { query = \"region\" } }\nunit = \"user\"\n";
+
+/// An endpoint on one model, with these keys of `[predictions]`.
+fn recording(name: &str, model: &str, keys: &str) -> String {
+    format!("name = {name:?}\n{USER}[predictions]\n{keys}\n{}", bare("main", model))
+}
+
+/// A host whose endpoint `adder` answers its input and one more.
+fn host(keys: &str) -> Host {
+    let host = Host::start();
+    host.push_model("adder", &onnx::adder(1.0));
+    host.apply(&recording("adder", "adder@1", keys));
+    host
+}
+
+fn ask(user: &str, region: &str, x: &[f32]) -> Request {
+    let inputs = json!([{"name": "x", "datatype": "FP32", "shape": [x.len()], "data": x}]);
+    let target = format!("/v2/models/adder/infer?region={region}");
+    let body = json!({ "inputs": inputs }).to_string();
+    Request::post(&target, "application/json", body).header("x-user", user)
+}
+
+fn id(answer: &Answer) -> String {
+    answer.header("berth-prediction").unwrap().to_owned()
+}
+
+/// The recorded predictions, latest first.
+fn recorded(host: &Host, endpoint: &str, asked: &[&str]) -> Vec<Value> {
+    let query = ["predictions", "query", endpoint, "--format", "json"];
+    let lines = host.ok(&[&query[..], asked].concat());
+    lines
+        .lines()
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn say(host: &Host, endpoint: &str, said: &Value) -> Answer {
+    let target = format!("/v2/models/{endpoint}/feedback");
+    host.send(&Request::post(&target, "application/json", said.to_string()))
+}
+
+/// Says something and checks how much of it was accepted, a duplicate, unknown.
+#[track_caller]
+fn check_said(host: &Host, said: &Value, expected: [u64; 3]) {
+    let answer = say(host, "adder", said);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let [accepted, duplicate, unknown] = expected;
+    let expected = json!({"accepted": accepted, "duplicate": duplicate, "unknown": unknown});
+    assert_eq!(answer.json(), expected, "{said}");
+}
+
+/// The files of an endpoint.
+fn files(host: &Host, endpoint: &str) -> Vec<PathBuf> {
+    let folder = host.folder().join("data/predictions").join(endpoint);
+    fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn rows_are_what_clients_saw() {
+    let host = host("inputs = \"tensors\"\noutputs = \"tensors\"\nprediction = \"y\"");
+    let mut connection = host.connect();
+    let mut expected = BTreeMap::new();
+    for n in 0..50_u8 {
+        let x = [f32::from(n), 0.5];
+        let (user, region) = (format!("u{n}"), if n % 2 == 0 { "eu" } else { "us" });
+        // Of what has one element that, of what has several the place of the greatest is predicted.
+        let x = if n % 5 == 0 { &x[..1] } else { &x[..] };
+        let answer = connection.send(&ask(&user, region, x)).unwrap();
+        expected.insert(id(&answer), (user, region, x.to_vec(), answer));
+    }
+    let wrong = host.send(&Request::infer("adder", "z", &[1], &[0.0]));
+    wrong.check_error("another input", 400, "z");
+    let rows = recorded(&host, "adder", &[]);
+    assert_eq!(rows.len(), 51);
+    let refused = &rows[0];
+    assert_eq!(refused["prediction"], id(&wrong).as_str());
+    assert_eq!(
+        (&refused["status"], &refused["error"]),
+        (&json!("invalid"), &wrong.json()["error"])
+    );
+    for row in &rows[1..] {
+        let (user, region, x, answer) = &expected[row["prediction"].as_str().unwrap()];
+        assert_eq!(row["attributes"], json!({"user": user, "region": region}));
+        assert_eq!((&row["unit"], &row["status"]), (&json!(user), &json!("ok")));
+        assert_eq!((&row["endpoint"], &row["propensity"]), (&json!("adder"), &json!(1.0)));
+        assert_eq!(row["revision"], answer.revision());
+        assert_eq!(row["variant"], answer.variant());
+        assert_eq!(row["request_id"], answer.header("x-request-id").unwrap());
+        let floats = |value: &Value| {
+            let values = value.as_array().unwrap().iter();
+            values.map(|value| value.as_f64().unwrap()).collect::<Vec<_>>()
+        };
+        let sent: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+        assert_eq!(floats(&row["input.x"]), sent);
+        assert_eq!(row["input.x.shape"], json!([x.len()]));
+        assert_eq!(floats(&row["output.y"]), answer.output());
+        let best = if x.len() == 1 { answer.output()[0] } else { f64::from(u8::from(x[0] < 0.5)) };
+        assert_eq!(row["predicted"], best.to_string());
+        assert!(row["latency_seconds"].as_f64().unwrap() > 0.0);
+    }
+    for (asked, count) in [
+        (&["--attribute", "region=eu"][..], 25),
+        (&["--status", "invalid"], 1),
+        (&["--variant", "main", "--limit", "7"], 7),
+        (&["--variant", "other"], 0),
+        (&["--since", "1h"], 51),
+        (&["--until", "1h"], 0),
+        (&["--id", &id(&wrong)], 1),
+    ] {
+        assert_eq!(recorded(&host, "adder", asked).len(), count, "{asked:?}");
+    }
+    for (asked, part) in [
+        (&["--since", "yesterday"][..], "since: \"yesterday\" is no time"),
+        (&["--id", "7"], "\"7\" is no id of a prediction"),
+        (&["--attribute", "region"], "attribute: \"region\" is not ATTRIBUTE=VALUE"),
+    ] {
+        host.refused(&[&["predictions", "query", "adder"], asked].concat(), part);
+    }
+    let table = host.ok(&["predictions", "query", "adder", "--limit", "3"]);
+    assert_eq!(table.lines().count(), 4);
+    host.ok(&["predictions", "export", "adder", "--to", "out"]);
+    let copied: HashSet<_> = fs::read_dir(host.folder().join("out"))
+        .unwrap()
+        .map(|entry| fs::read(entry.unwrap().path()).unwrap())
+        .collect();
+    let kept: HashSet<_> =
+        files(&host, "adder").iter().map(|file| fs::read(file).unwrap()).collect();
+    assert_eq!(copied, kept);
+    assert!(copied.iter().all(|file| file.starts_with(b"PAR1") && file.ends_with(b"PAR1")));
+    host.ok(&["predictions", "export", "adder", "--to", "out.csv", "--status", "ok"]);
+    let csv = fs::read_to_string(host.folder().join("out.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 51);
+}
+
+#[test]
+fn only_what_is_declared_is_kept() {
+    let host = Host::start();
+    host.push_model("pair", &onnx::two_inputs());
+    let cases = [
+        ("", "user, region"),
+        ("inputs = \"tensors\"", "user, region, input.a, input.b"),
+        ("outputs = \"tensors\"\nredact = [\"sum\", \"user\"]", "region, output.difference"),
+        ("inputs = [\"b\"]\noutputs = [\"sum\", \"none\"]", "user, region, input.b, output.sum"),
+        ("inputs = [\"a\", \"b\"]\nredact = [\"b\"]", "user, region, input.a"),
+    ];
+    for (keys, kept) in cases {
+        host.apply(&recording("adder", "pair@1", keys));
+        let tensor =
+            |name| json!({"name": name, "datatype": "FP32", "shape": [1, 2], "data": [1, 2]});
+        let body = json!({"inputs": [tensor("a"), tensor("b")]}).to_string();
+        let target = "/v2/models/adder/infer?region=eu";
+        let answer = host.send(&Request::post(target, "", body).header("x-user", "ada"));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let row = recorded(&host, "adder", &["--id", &id(&answer)]).swap_remove(0);
+        let attributes = ["user", "region"].into_iter().map(str::to_owned);
+        let mut found: Vec<String> =
+            attributes.filter(|name| !row["attributes"][name].is_null()).collect();
+        let columns = row.as_object().unwrap().keys().filter(|name| name.contains('.'));
+        found.extend(columns.filter(|name| !name.ends_with(".shape")).cloned());
+        assert_eq!(found.join(", "), kept, "{keys}");
+        assert_eq!(row["unit"].is_null(), keys.contains("user"), "{keys}");
+        let text = row.to_string();
+        assert_eq!(text.contains("ada"), !keys.contains("user"), "{keys}: {text}");
+    }
+    for (keys, part) in [
+        ("share = 0.0", "predictions.share: 0 is not above 0"),
+        ("keep_days = 0", "predictions.keep_days: give 1 or more"),
+        ("inputs = \"all\"", "\"none\", \"tensors\" or a list of names"),
+        ("labels = \"numbers\"\npositive = \"1\"", "predictions.positive: goes with"),
+        ("everything = true", "everything"),
+    ] {
+        host.apply_refused(keys, &recording("adder", "pair@1", keys), part);
+    }
+}
+
+#[test]
+fn a_share_is_recorded_by_chance() {
+    let host = host("share = 0.25");
+    let mut connection = host.connect();
+    for n in 0..2000 {
+        connection.send(&ask(&n.to_string(), "eu", &[1.0])).unwrap();
+    }
+    let rows = recorded(&host, "adder", &["--limit", "2000"]).len();
+    // Five standard errors of a quarter of 2000.
+    assert!((403..=597).contains(&rows), "{rows}");
+}
+
+#[test]
+fn what_is_said_to_be_recorded_outlives_a_kill() {
+    let mut host = host("inputs = \"tensors\"");
+    let series = "berth_predictions_recorded_total{endpoint=\"adder\"}";
+    let sent = thread::scope(|scope| {
+        let clients = [0, 1].map(|client| {
+            let mut connection = host.connect();
+            scope.spawn(move || {
+                let mut sent = HashSet::new();
+                while let Ok(answer) = connection.send(&ask(&client.to_string(), "eu", &[1.0])) {
+                    sent.insert(id(&answer));
+                }
+                sent
+            })
+        });
+        until("some are recorded", || host.metric(series) > 0.0);
+        let before = host.metric(series);
+        until("more are recorded", || host.metric(series) > before);
+        let claimed = host.metric(series) as usize;
+        host.kill();
+        let mut sent: HashSet<String> = HashSet::new();
+        clients.into_iter().for_each(|client| sent.extend(client.join().unwrap()));
+        (sent, claimed)
+    });
+    let (sent, claimed) = sent;
+    host.restart();
+    let rows = recorded(&host, "adder", &["--limit", "10000000"]);
+    let ids: HashSet<&str> = rows.iter().map(|row| row["prediction"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), rows.len());
+    assert!(rows.len() >= claimed, "{} of {claimed}", rows.len());
+    // Both clients may have had a request under way.
+    let unseen = ids.iter().filter(|id| !sent.contains(**id)).count();
+    assert!(unseen <= 2, "{unseen}");
+}
+
+#[test]
+fn what_finds_no_room_is_dropped_and_counted() {
+    let host = Host::start_with(&["--predictions-memory", "1"]);
+    host.push_model("adder", &onnx::adder(1.0));
+    host.apply(&recording("adder", "adder@1", "inputs = \"tensors\""));
+    let dropped = "berth_predictions_dropped_total{endpoint=\"adder\",reason=\"full\"}";
+    // 1.2 MB of elements each.
+    let large = ask("ada", "eu", &vec![1.0; 300_000]);
+    for n in 1..=3 {
+        assert_eq!(host.send(&large).status, 200);
+        assert_eq!(host.metric(dropped), f64::from(n));
+    }
+    host.send(&ask("ada", "eu", &[1.0]));
+    let rows = recorded(&host, "adder", &[]);
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0]["input.x"], json!([1.0]));
+}
+
+#[test]
+fn old_predictions_go() {
+    let host = host("keep_days = 30");
+    host.send(&ask("ada", "eu", &[1.0]));
+    assert_eq!(recorded(&host, "adder", &[]).len(), 1);
+    let file = files(&host, "adder").swap_remove(0);
+    let old = file.with_file_name("2020-01-01T00.parquet");
+    fs::copy(&file, &old).unwrap();
+    until("the old file is deleted", || !old.exists());
+    assert_eq!(recorded(&host, "adder", &[]).len(), 1);
+}
+
+#[test]
+fn feedback_counts_once_and_for_known_predictions() {
+    let mut host = host("prediction = \"y\"");
+    let ids: Vec<String> =
+        (0..4_u8).map(|n| id(&host.send(&ask("ada", "eu", &[f32::from(n)])))).collect();
+    let reward = |id: &str, reward: f64| json!({"prediction": id, "reward": reward});
+    let label = |id: &str, label: Value| json!({"prediction": id, "label": label});
+    // Right after the answer, when nothing of it is on the disk yet.
+    check_said(&host, &reward(&ids[0], 1.0), [1, 0, 0]);
+    check_said(&host, &reward(&ids[0], 2.0), [0, 1, 0]);
+    check_said(&host, &label(&ids[0], json!(1)), [1, 0, 0]);
+    assert_eq!(recorded(&host, "adder", &["--id", &ids[0]])[0]["reward"], 1.0);
+    let mut hyphens = ids[1].clone();
+    [20, 16, 12, 8].iter().for_each(|&at| hyphens.insert(at, '-'));
+    let unknown = format!("{}{:032x}", "", 7);
+    let many = json!([
+        reward(&hyphens, 0.5),
+        reward(&ids[1], 0.5),
+        reward(&ids[2], 0.0),
+        reward(&unknown, 1.0),
+        label(&ids[3], json!("4")),
+    ]);
+    check_said(&host, &many, [3, 1, 1]);
+    // What was acknowledged is there after a crash.
+    host.restart();
+    check_said(&host, &many, [0, 4, 1]);
+    for (outcome, count) in [("accepted", 0.0), ("duplicate", 4.0), ("unknown", 1.0)] {
+        let series = format!("berth_feedback_total{{endpoint=\"adder\",outcome=\"{outcome}\"}}");
+        assert_eq!(host.metric(&series), count, "{outcome}");
+    }
+    let rows = recorded(&host, "adder", &[]);
+    let of = |key: &str| rows.iter().rev().map(|row| row[key].clone()).collect::<Vec<_>>();
+    assert_eq!(of("reward"), [json!(1.0), json!(0.5), json!(0.0), Value::Null]);
+    assert_eq!(of("label"), [json!("1"), Value::Null, Value::Null, json!("4")]);
+    for (said, part) in [
+        (json!({"prediction": "7", "reward": 1}), "entry 0: \"7\" is no id of a prediction"),
+        (
+            json!([reward(&ids[0], 1.0), {"prediction": ids[0]}]),
+            "entry 1: give a reward or a label",
+        ),
+        (json!({"prediction": ids[0], "reward": 1, "label": 1}), "one of them"),
+        (label(&ids[0], json!([1])), "entry 0: label: give text"),
+        (json!({"id": ids[0], "reward": 1}), "unknown field `id`"),
+    ] {
+        say(&host, "adder", &said).check_error(&said.to_string(), 400, part);
+    }
+    say(&host, "other", &json!([])).check_error("no endpoint", 404, "there is no endpoint");
+    host.push_model("plain", &onnx::adder(1.0));
+    host.apply(&crate::support::files::tensors("plain", "plain@1"));
+    say(&host, "plain", &json!([])).check_error("nothing recorded", 400, "records no predictions");
+    host.refused(&["predictions", "score", "plain"], "put [predictions] in its file");
+}
+
+/// The value of a score, and its interval around it.
+fn number(score: &Value, name: &str) -> f64 {
+    let value = score[name]["value"].as_f64().unwrap_or(f64::NAN);
+    if let Some([low, high]) = score[name]["interval"].as_array().map(Vec::as_slice) {
+        assert!(low.as_f64().unwrap() <= value && value <= high.as_f64().unwrap(), "{score}");
+    }
+    value
+}
+
+#[test]
+fn classes_are_scored_as_by_hand() {
+    let host = Host::start();
+    host.push_model("truth", &onnx::with_truth());
+    host.apply(&recording("adder", "truth@1", "prediction = \"truth\"\nscore = \"y\""));
+    // True positives 3, false positives 2, false negatives 1, true negatives 2. Of 16 pairs of a
+    // positive and a negative, 11 are in order, and 2 are ties.
+    let cases = [
+        (0.9, true, "eu"),
+        (0.8, true, "us"),
+        (0.7, false, "eu"),
+        (0.0, true, "us"),
+        (0.0, false, "eu"),
+        (0.0, false, "us"),
+        (0.6, true, "eu"),
+        (0.5, false, "us"),
+    ];
+    let said: Vec<Value> = cases
+        .iter()
+        .map(|&(x, label, region)| {
+            json!({"prediction": id(&host.send(&ask("ada", region, &[x]))), "label": label})
+        })
+        .collect();
+    host.send(&ask("ada", "eu", &[0.4]));
+    check_said(&host, &json!(said), [8, 0, 0]);
+    let scores = host.json(&[
+        "predictions",
+        "score",
+        "adder",
+        "--slice",
+        "region=eu",
+        "--slice",
+        "region=us",
+    ]);
+    let names = ["accuracy", "precision", "recall", "roc_auc"];
+    for (at, slice, counts, expected) in [
+        (0, Value::Null, [9, 8], [0.625, 0.6, 0.75, 0.75]),
+        (1, json!("region=eu"), [5, 4], [0.75, 2.0 / 3.0, 1.0, 0.75]),
+        (2, json!("region=us"), [4, 4], [0.5, 0.5, 0.5, 0.625]),
+    ] {
+        let score = &scores[at];
+        assert_eq!(score["slice"], slice);
+        assert_eq!([&score["predictions"], &score["labels"]], counts.map(|n| json!(n)).each_ref());
+        for (name, expected) in names.iter().zip(expected) {
+            assert!((number(score, name) - expected).abs() < 1e-12, "{name}: {score}");
+        }
+    }
+    let windows = host.json(&["predictions", "score", "adder", "--window", "1s"]);
+    let windows = windows.as_array().unwrap();
+    let sum: u64 = windows.iter().map(|window| window["predictions"].as_u64().unwrap()).sum();
+    assert_eq!(sum, 9);
+    assert!(windows.iter().all(|window| window["window_ms"].as_u64().unwrap() % 1000 == 0));
+    host.refused(&["predictions", "score", "adder", "--window", "soon"], "window: \"soon\"");
+}
+
+#[test]
+fn numbers_and_rewards_are_scored_as_by_hand() {
+    let host = host("prediction = \"y\"\nlabels = \"numbers\"");
+    // Errors of 0.5, -2 and 0.
+    let cases = [(1.0, 1.5, 1.0), (2.0, 5.0, 0.0), (3.0, 4.0, 0.25)];
+    for (x, label, reward) in cases {
+        let id = id(&host.send(&ask("ada", "eu", &[x])));
+        let said =
+            json!([{"prediction": id, "label": label}, {"prediction": id, "reward": reward}]);
+        check_said(&host, &said, [2, 0, 0]);
+    }
+    let score = &host.json(&["predictions", "score", "adder"])[0];
+    for (name, expected) in
+        [("mae", 2.5 / 3.0), ("rmse", (4.25_f64 / 3.0).sqrt()), ("reward", 1.25 / 3.0)]
+    {
+        assert!((number(score, name) - expected).abs() < 1e-12, "{name}: {score}");
+    }
+    assert!(score["accuracy"].is_null());
+    assert!(host.ok(&["predictions", "score", "adder"]).contains("MAE"));
+}
+
+#[test]
+fn a_request_is_run_again_through_another_revision_or_plugin() {
+    let host = Host::with_digits(&[]);
+    let keys = "[predictions]\ninputs = [\"body\"]\noutputs = [\"body\"]\nprediction = \"/predictions/0/label\"\n[[variants]]";
+    let endpoint = |version| digits_endpoint(version).replace("[[variants]]", keys);
+    let first = host.apply(&endpoint(1));
+    let eight = pictures().into_iter().find(|picture| picture.label == 8).unwrap();
+    let answer = host.send(&Request::invoke("digits", &eight.png));
+    let second = host.apply(&endpoint(2));
+    let replay = |more: &[&str]| host.json(&[&["replay", &id(&answer)], more].concat());
+    let live = replay(&[]);
+    assert_eq!((&live["endpoint"], &live["same"]), (&json!("digits"), &json!(false)));
+    assert_eq!(live["recorded"]["revision"], first.as_str());
+    assert_eq!(live["replayed"]["revision"], second.as_str());
+    assert_eq!(live["recorded"]["predicted"], answer.label());
+    assert_eq!(live["replayed"]["predicted"], "8");
+    let differences = live["differences"].to_string();
+    assert!(differences.contains("body/predictions/0/label"), "{differences}");
+    let again = replay(&["--revision", &first[..6]]);
+    assert_eq!((&again["same"], &again["differences"]), (&json!(true), &json!([])));
+    let small = plugin("image-classifier-small");
+    let built = replay(&["--revision", &first, "--plugin", small.to_str().unwrap()]);
+    assert_eq!(built["same"], true, "{built}");
+    assert_eq!(built["replayed"]["error"], Value::Null);
+    assert!(host.ok(&["replay", &id(&answer)]).contains("predicted"));
+    host.refused(&["replay", &id(&answer), "--revision", "abcdef"], "has no revision abcdef");
+    host.refused(&["replay", &format!("{:032x}", 7)], "is not recorded here");
+    host.apply(&endpoint(2).replace("inputs = [\"body\"]\n", ""));
+    let answer = host.send(&Request::invoke("digits", &eight.png));
+    host.refused(&["replay", &id(&answer)], "was not recorded: inputs = \"tensors\"");
+}
