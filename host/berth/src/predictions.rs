@@ -13,16 +13,19 @@ use crate::serve::say;
 use crate::table::{cell, print, print_json, time};
 
 /// The columns of a table of text, without what was sent and answered.
-const CSV: [&str; 18] = [
+const CSV: [&str; 21] = [
     "prediction",
     "time",
     "endpoint",
     "revision",
     "variant",
+    "drawn",
     "arm",
     "propensity",
     "reason",
     "unit",
+    "unit_hash",
+    "slices",
     "attributes",
     "request_id",
     "latency_seconds",

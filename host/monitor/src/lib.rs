@@ -27,6 +27,5 @@ pub use observations::{Exposed, Observations, Observed, SLICES};
 pub use plugin::{PluginMetrics, ProcessorMetrics, compiled};
 pub use predictions::recorder::feedback;
 pub use tally::{End, Tally};
-pub use units::{UnitMoments, Units};
 pub use units::{UnitMoments, ValueMoments};
 pub use values::{Sum, Value};

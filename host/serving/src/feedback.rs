@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use berth_monitor::predictions::{Recorder, Summary};
-use berth_store::{Feedback, Store};
+use berth_monitor::predictions::{Labels, PredictionsSpec, Summary};
+use berth_store::{Feedback, Said};
 use serde::Serialize;
 
 use crate::error::{ControlError, RequestError};
+use crate::evaluations::Rewarded;
 use crate::host::Host;
 use crate::prepare::blocking;
 
@@ -30,14 +31,28 @@ impl Host {
         said: Vec<Feedback>,
     ) -> Result<Received, RequestError> {
         let revision = self.endpoint(endpoint)?.standing()?;
-        if revision.recording.is_none() {
+        let Some(recording) = &revision.recording else {
             return Err(RequestError::Invalid(format!(
                 "endpoint {endpoint:?} records no predictions, so none can be told from another: [predictions] in its file has them recorded"
             )));
-        }
+        };
+        let spec = Arc::clone(&recording.spec);
         let _turn = self.feedbacks.acquire().await;
         let (host, name) = (Arc::clone(self), endpoint.to_owned());
-        let done = blocking(move || keep(host.store(), host.recorder(), &name, said));
+        let done = blocking(move || {
+            let (received, rewards) = keep(&host, &name, said, &spec)?;
+            for (of, value) in &rewards {
+                host.reward(&Rewarded {
+                    endpoint: &name,
+                    revision: &of.revision,
+                    variant: of.drawn.as_ref().unwrap_or(&of.variant),
+                    unit: of.unit_hash,
+                    slices: of.slices,
+                    value: *value,
+                });
+            }
+            Ok(received)
+        });
         let received = done.await.map_err(|error| {
             tracing::error!(endpoint, "feedback is not kept: {error}");
             RequestError::Failed("the feedback could not be kept; send it again".into())
@@ -48,22 +63,43 @@ impl Host {
     }
 }
 
+/// Keeps what is said of predictions that are known, and answers what of it is new and worth something.
 fn keep(
-    store: &Store,
-    recorder: &Recorder,
+    host: &Host,
     endpoint: &str,
     mut said: Vec<Feedback>,
-) -> Result<Received, ControlError> {
+    spec: &PredictionsSpec,
+) -> Result<(Received, Vec<(Summary, f64)>), ControlError> {
     let ids: Vec<u128> = said.iter().map(|feedback| feedback.prediction).collect();
-    let found = recorder.find(endpoint, &ids)?;
+    let found = host.recorder().find(endpoint, &ids)?;
     let found: HashMap<u128, Summary> = found.into_iter().map(|known| (known.id, known)).collect();
     let all = said.len();
     said.retain(|feedback| found.contains_key(&feedback.prediction));
-    let added = store.feedback().add(endpoint, &said)?;
+    let added = host.store().feedback().add(endpoint, &said)?;
+    let new = said.iter().zip(&added).filter(|&(_, &added)| added);
+    let rewards = new.filter_map(|(feedback, _)| {
+        let of = found.get(&feedback.prediction)?;
+        // What the client chose by itself is no arm's.
+        of.drawn.as_ref()?;
+        Some((of.clone(), value(&feedback.said, of, spec)?))
+    });
+    let rewards = rewards.collect();
     let accepted = added.iter().filter(|&&added| added).count();
-    Ok(Received {
+    let received = Received {
         accepted: accepted as u64,
         duplicate: (said.len() - accepted) as u64,
         unknown: (all - said.len()) as u64,
-    })
+    };
+    Ok((received, rewards))
+}
+
+/// What feedback is worth: a reward as it is, a label 1 where it is what was predicted and 0 elsewhere.
+fn value(said: &Said, of: &Summary, spec: &PredictionsSpec) -> Option<f64> {
+    match said {
+        Said::Reward(reward) => Some(*reward),
+        Said::Label(_) if spec.labels == Labels::Numbers => None,
+        Said::Label(label) => {
+            of.predicted.as_ref().map(|predicted| f64::from(u8::from(predicted == label)))
+        }
+    }
 }

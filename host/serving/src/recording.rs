@@ -35,11 +35,15 @@ impl Recording {
 }
 
 impl Host {
-    /// What of an endpoint's predictions is recorded.
-    pub(crate) fn recorded(&self, name: &Name) -> Result<PredictionsSpec, ControlError> {
+    /// What of an endpoint's predictions is recorded, and its declared slices.
+    pub(crate) fn recorded(
+        &self,
+        name: &Name,
+    ) -> Result<(PredictionsSpec, Vec<String>), ControlError> {
         let record = self.record(name)?.ok_or_else(|| no_endpoint(name))?;
         let revision = self.revision(record.live.unwrap_or(record.applied))?;
-        revision.predictions.ok_or_else(|| {
+        let slices = revision.slices;
+        revision.predictions.map(|spec| (spec, slices)).ok_or_else(|| {
             ControlError::Conflict(format!(
                 "endpoint {name} records no predictions: put [predictions] in its file and apply it"
             ))
@@ -92,11 +96,14 @@ impl LiveRevision {
             request: request.id.clone(),
             endpoint: self.endpoint.as_str().to_owned(),
             revision: self.id.clone(),
-            variant: self.variants[ended.drawn.arm].name.as_str().to_owned(),
-            arm: ended.exposure.map(|exposure| ARMS[exposure.arm].to_owned()),
+            variant: self.variants[ended.answered].name.as_str().to_owned(),
+            drawn: (!ended.direct).then(|| self.variants[ended.drawn.arm].name.as_str().to_owned()),
+            arm: ended.exposure.map(|exposure| ARMS[exposure.at.arm].to_owned()),
             propensity: (!ended.direct).then(|| ended.propensity()),
             reason: if ended.direct { "direct".into() } else { ended.drawn.reason.clone() },
             unit: unit.and_then(|unit| request.attribute(unit.as_str())).map(str::to_owned),
+            unit_hash: ended.unit,
+            slices: ended.slices,
             attributes: request.attributes.clone(),
             latency: ended.latency,
             status: ended.result.as_ref().err().map_or("ok", RequestError::reason),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use berth_monitor::predictions::{Content, Prediction, PredictionsSpec, show_id};
-use berth_plugin::{Body, Request};
+use berth_plugin::{Body, Reports, Request};
 use berth_tensor::{Digest, Name, NamedTensor};
 use bytes::Bytes;
 use serde::Serialize;
@@ -106,6 +106,7 @@ impl Host {
             outputs: Vec::new(),
             attributes: recorded.attributes.clone(),
             trace_context: None,
+            reports: Reports::default(),
         });
         let start = Instant::now();
         let result = ready.run(variant, &request, wants_tensors, start + ready.timeout).await;
@@ -155,7 +156,7 @@ impl Host {
         } else if let Some(live) = live.into_iter().find(|live| live.digest == digest) {
             return Ok((revision, live));
         }
-        let ready = self.workshop.prepare(&revision, None).await?.0;
+        let ready = self.workshop.prepare(&revision, None).await?;
         Ok((revision, Arc::new(ready)))
     }
 

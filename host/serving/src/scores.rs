@@ -24,7 +24,7 @@ pub struct ScoreQuery {
     pub filter: Filter,
     /// Windows of so many milliseconds, each by itself; 0 for one of all.
     pub window_ms: u64,
-    /// Slices `ATTRIBUTE=VALUE`, each by itself beside the whole.
+    /// Slices `ATTRIBUTE=VALUE` beside those that the endpoint declares, each by itself beside the whole.
     pub slices: Vec<(String, String)>,
 }
 
@@ -88,9 +88,13 @@ impl Host {
     pub async fn scores(
         self: &Arc<Self>,
         endpoint: &Name,
-        query: ScoreQuery,
+        mut query: ScoreQuery,
     ) -> Result<Vec<Score>, ControlError> {
-        let spec = self.recorded(endpoint)?;
+        let (spec, declared) = self.recorded(endpoint)?;
+        let declared = declared.iter().filter_map(|slice| slice.split_once('='));
+        query.slices.extend(declared.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        query.slices.sort();
+        query.slices.dedup();
         let (host, name) = (Arc::clone(self), endpoint.as_str().to_owned());
         blocking(move || {
             let recorder = host.recorder();

@@ -31,6 +31,8 @@ pub(crate) enum Kind {
     Text,
     /// Bytes.
     Blob,
+    /// An integer.
+    Integer,
     /// A double.
     Number,
     /// Microseconds since 1970.
@@ -64,7 +66,7 @@ impl Kind {
                 Physical::INT64,
                 Some(LogicalType::timestamp(true, parquet::basic::TimeUnit::MICROS)),
             ),
-            Self::Shape => (Physical::INT64, None),
+            Self::Integer | Self::Shape => (Physical::INT64, None),
             Self::Tensor(datatype) => match datatype {
                 DataType::Bool => (Physical::BOOLEAN, None),
                 DataType::Uint8 => (Physical::INT32, integer(8, false)),

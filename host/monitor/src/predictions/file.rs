@@ -31,16 +31,19 @@ const COLUMNS: &str = "berth.columns";
 const REPLACES: &str = "berth.replaces";
 
 /// The columns that every file has, first.
-const FIXED: [(&str, Kind); 16] = [
+const FIXED: [(&str, Kind); 19] = [
     ("prediction", Kind::Text),
     ("time", Kind::Time),
     ("endpoint", Kind::Text),
     ("revision", Kind::Text),
     ("variant", Kind::Text),
+    ("drawn", Kind::Text),
     ("arm", Kind::Text),
     ("propensity", Kind::Number),
     ("reason", Kind::Text),
     ("unit", Kind::Text),
+    ("unit_hash", Kind::Text),
+    ("slices", Kind::Integer),
     ("attributes", Kind::Map),
     ("request_id", Kind::Text),
     ("latency_seconds", Kind::Number),
@@ -152,6 +155,8 @@ impl Table {
         texts("endpoint", Some(&row.endpoint));
         texts("revision", Some(&row.revision));
         texts("variant", Some(&row.variant));
+        texts("drawn", row.drawn.as_deref());
+        texts("unit_hash", row.unit_hash.map(|hash| format!("{hash:016x}")).as_deref());
         texts("arm", row.arm.as_deref());
         texts("reason", Some(&row.reason));
         texts("unit", row.unit.as_deref());
@@ -160,6 +165,7 @@ impl Table {
         texts("error", row.error.as_deref());
         texts("predicted", row.predicted.as_deref());
         self.at("time", Kind::Time).push_int64([time_ms(row.id) as i64 * 1000]);
+        self.at("slices", Kind::Integer).push_int64([i64::from(row.slices)]);
         let latency = row.latency.as_secs_f64();
         for (name, number) in [
             ("latency_seconds", Some(latency)),

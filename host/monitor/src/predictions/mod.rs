@@ -16,6 +16,8 @@ pub mod query;
 pub mod recorder;
 pub mod row;
 pub mod spec;
+#[cfg(test)]
+mod tests;
 pub mod time;
 
 pub use file::FileError;

@@ -39,10 +39,16 @@ pub struct Summary {
     pub revision: String,
     /// The variant.
     pub variant: String,
+    /// The variant that was drawn.
+    pub drawn: Option<String>,
     /// The arm of the rollout.
     pub arm: Option<String>,
     /// The value of the unit.
     pub unit: Option<String>,
+    /// The hash by which its unit is counted.
+    pub unit_hash: Option<u64>,
+    /// The declared slices that it is in, a bit each.
+    pub slices: u16,
     /// Attributes.
     pub attributes: Vec<(String, String)>,
     /// What was predicted.
@@ -52,8 +58,19 @@ pub struct Summary {
 }
 
 /// The columns of a [`Summary`].
-const SUMMARY: [&str; 8] =
-    ["prediction", "revision", "variant", "arm", "unit", "attributes", "predicted", "score"];
+const SUMMARY: [&str; 11] = [
+    "prediction",
+    "revision",
+    "variant",
+    "drawn",
+    "arm",
+    "unit",
+    "unit_hash",
+    "slices",
+    "attributes",
+    "predicted",
+    "score",
+];
 
 impl From<&Prediction> for Summary {
     fn from(row: &Prediction) -> Self {
@@ -61,8 +78,11 @@ impl From<&Prediction> for Summary {
             id: row.id,
             revision: row.revision.clone(),
             variant: row.variant.clone(),
+            drawn: row.drawn.clone(),
             arm: row.arm.clone(),
             unit: row.unit.clone(),
+            unit_hash: row.unit_hash,
+            slices: row.slices,
             attributes: row.attributes.clone(),
             predicted: row.predicted.clone(),
             score: row.score,
@@ -325,6 +345,14 @@ impl Rows {
         }
     }
 
+    fn integer(&self, name: &str, row: usize) -> Option<i64> {
+        let (leaves, place) = self.values(name, row)?;
+        match leaves.chunks[0].value(leaves.kind, place.start) {
+            Scalar::Int(integer) => Some(integer),
+            _ => None,
+        }
+    }
+
     fn id(&self, row: usize) -> u128 {
         let digits = self.text("prediction", row);
         digits.and_then(|digits| u128::from_str_radix(digits, 16).ok()).unwrap_or_default()
@@ -347,6 +375,11 @@ impl Rows {
             variant: owned("variant").unwrap_or_default(),
             arm: owned("arm"),
             unit: owned("unit"),
+            drawn: owned("drawn"),
+            unit_hash: self
+                .text("unit_hash", row)
+                .and_then(|digits| u64::from_str_radix(digits, 16).ok()),
+            slices: self.integer("slices", row).and_then(|bits| bits.try_into().ok()).unwrap_or(0),
             attributes: self.attributes(row),
             predicted: owned("predicted"),
             score: self.number("score", row),
@@ -363,7 +396,9 @@ impl Rows {
                 Kind::Map => json!(self.attributes(row).into_iter().collect::<BTreeMap<_, _>>()),
                 Kind::Tensor(_) | Kind::Shape => Value::Array(values().collect()),
                 Kind::Time => utc(time_ms(self.id(row))).into(),
-                Kind::Text | Kind::Blob | Kind::Number => values().next().unwrap_or(Value::Null),
+                Kind::Text | Kind::Blob | Kind::Integer | Kind::Number => {
+                    values().next().unwrap_or(Value::Null)
+                }
             };
             json.insert(name.clone(), value);
         }
@@ -371,8 +406,19 @@ impl Rows {
     }
 
     fn prediction(&self, row: usize, endpoint: &str) -> Prediction {
-        let Summary { id, revision, variant, arm, unit, attributes, predicted, score } =
-            self.summary(row);
+        let Summary {
+            id,
+            revision,
+            variant,
+            drawn,
+            arm,
+            unit,
+            unit_hash,
+            slices,
+            attributes,
+            predicted,
+            score,
+        } = self.summary(row);
         let content = |side: &str| {
             let prefix = format!("{side}.");
             let names = self.names.iter().filter_map(|name| name.strip_prefix(&prefix));
@@ -384,8 +430,11 @@ impl Rows {
             endpoint: endpoint.to_owned(),
             revision,
             variant,
+            drawn,
             arm,
             unit,
+            unit_hash,
+            slices,
             attributes,
             predicted,
             score,

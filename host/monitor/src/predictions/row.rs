@@ -25,6 +25,9 @@ pub struct Prediction {
     pub revision: String,
     /// The variant that answered.
     pub variant: String,
+    /// The variant that was drawn, and had a fallback answer where it could not; none when the client
+    /// chose.
+    pub drawn: Option<String>,
     /// The arm of the rollout that it was drawn for, when there was one.
     pub arm: Option<String>,
     /// The probability with which revision and variant were drawn; none when the client chose.
@@ -33,6 +36,10 @@ pub struct Prediction {
     pub reason: String,
     /// The value of the endpoint's unit.
     pub unit: Option<String>,
+    /// The hash by which its unit is counted.
+    pub unit_hash: Option<u64>,
+    /// The declared slices that it is in, a bit each.
+    pub slices: u16,
     /// The values of declared attributes.
     pub attributes: Vec<(String, String)>,
     /// From the decoded request to its answer.
