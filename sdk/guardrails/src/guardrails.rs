@@ -3,9 +3,16 @@
 //! Each is judged by an interval that holds however often it is looked at. Without data nothing
 //! passes, and with little of it nothing is decided but what is plain.
 
-use berth_sdk::{ConfigError, Observation};
+use berth_sdk::{ConfigError, Observe};
 use berth_statistics::{Alpha, Effect, Proportion, Verdict, sequential};
 use serde::{Deserialize, Serialize};
+
+use crate::assignment;
+use crate::bounds::Bound;
+use crate::evidence::Values;
+
+/// The most slices and the most bounds, so that plans stay small.
+const MOST: usize = 32;
 
 /// What an arm must keep to. The configuration of policies has it under a key of its own.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -22,10 +29,28 @@ pub struct Guardrails {
     /// The most of them that may take longer, 0 to 1. The host tells times apart by an eighth, and
     /// this counts in the arm's favour.
     pub max_slow_rate: f64,
+    /// What declared slices must keep to beside the whole.
+    pub slices: Vec<Floor>,
+    /// Between what rewards and processors' own metrics must stay.
+    pub bounds: Vec<Bound>,
     /// Fewer requests than this pass nothing.
     pub min_requests: u64,
     /// How often a guardrail may be taken for kept when it is broken, or for broken when it is kept.
     pub alpha: f64,
+}
+
+/// What the requests of a slice must keep to.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Floor {
+    /// The slice, as the endpoint declares it: `ATTRIBUTE=VALUE`.
+    pub slice: String,
+    /// As for the whole.
+    pub max_error_rate: Option<f64>,
+    /// As for the whole.
+    pub max_refused_rate: Option<f64>,
+    /// As for the whole, by its `latency_ms`.
+    pub max_slow_rate: Option<f64>,
 }
 
 impl Default for Guardrails {
@@ -36,6 +61,8 @@ impl Default for Guardrails {
             max_refused_rate: None,
             latency_ms: None,
             max_slow_rate: 0.01,
+            slices: Vec::new(),
+            bounds: Vec::new(),
             min_requests: 100,
             alpha: 0.01,
         }
@@ -59,6 +86,20 @@ pub struct Counts {
     pub alike: f64,
 }
 
+/// What guardrails look at, of two arms: the live one and the next.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// All requests.
+    pub whole: [Counts; 2],
+    /// Those of each slice that has a guardrail.
+    pub slices: Vec<[Counts; 2]>,
+    /// What bounds hold for.
+    pub bounds: Vec<[Values; 2]>,
+    /// How likely units fall to arms as they did, when they do by the shares.
+    #[serde(skip)]
+    pub assignment: Option<f64>,
+}
+
 /// Whether an arm keeps to its guardrails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judgement {
@@ -73,18 +114,25 @@ pub enum Judgement {
 impl Guardrails {
     /// Refuses what no arm could be held against. `key` is where the configuration has them.
     pub fn check(&self, key: &str) -> Result<(), ConfigError> {
-        let rates = [
-            ("max_error_rate", Some(self.max_error_rate)),
-            ("max_error_increase", self.max_error_increase),
-            ("max_refused_rate", self.max_refused_rate),
-            ("max_slow_rate", Some(self.max_slow_rate)),
-        ];
-        for (name, rate) in rates {
-            if let Some(rate) = rate.filter(|rate| !(0.0..=1.0).contains(rate)) {
-                let message = format!("{rate} is no share: use 0 to 1");
-                return Err(ConfigError::new(format!("{key}.{name}"), message));
+        let rates = |key: &str, rates: &[(&str, Option<f64>)]| {
+            let wrong = |rate: &f64| !(0.0..=1.0).contains(rate);
+            match rates.iter().find_map(|&(name, rate)| Some((name, rate.filter(wrong)?))) {
+                None => Ok(()),
+                Some((name, rate)) => {
+                    let message = format!("{rate} is no share: use 0 to 1");
+                    Err(ConfigError::new(format!("{key}.{name}"), message))
+                }
             }
-        }
+        };
+        rates(
+            key,
+            &[
+                ("max_error_rate", Some(self.max_error_rate)),
+                ("max_error_increase", self.max_error_increase),
+                ("max_refused_rate", self.max_refused_rate),
+                ("max_slow_rate", Some(self.max_slow_rate)),
+            ],
+        )?;
         if let Some(ms) = self.latency_ms.filter(|ms| !(*ms > 0.0 && ms.is_finite())) {
             let message = format!("{ms} is no time: use milliseconds above 0");
             return Err(ConfigError::new(format!("{key}.latency_ms"), message));
@@ -93,6 +141,33 @@ impl Guardrails {
             let message = "use 1 or more: without data nothing passes";
             return Err(ConfigError::new(format!("{key}.min_requests"), message));
         }
+        for (name, given) in [("slices", self.slices.len()), ("bounds", self.bounds.len())] {
+            if given > MOST {
+                let message = format!("{given} are too many: use at most {MOST}");
+                return Err(ConfigError::new(format!("{key}.{name}"), message));
+            }
+        }
+        for (at, floor) in self.slices.iter().enumerate() {
+            let key = format!("{key}.slices[{at}]");
+            let limits = [
+                ("max_error_rate", floor.max_error_rate),
+                ("max_refused_rate", floor.max_refused_rate),
+                ("max_slow_rate", floor.max_slow_rate),
+            ];
+            rates(&key, &limits)?;
+            check_slice(&key, &floor.slice)?;
+            if limits.iter().all(|(_, limit)| limit.is_none()) {
+                let message = "give `max_error_rate`, `max_refused_rate` or `max_slow_rate`";
+                return Err(ConfigError::new(key, message));
+            }
+            if floor.max_slow_rate.is_some() && self.latency_ms.is_none() {
+                let message = "it goes by the guardrails' `latency_ms`: give that";
+                return Err(ConfigError::new(format!("{key}.max_slow_rate"), message));
+            }
+        }
+        for (at, bound) in self.bounds.iter().enumerate() {
+            bound.check(&format!("{key}.bounds[{at}]"))?;
+        }
         self.alpha().map(drop).map_err(|message| ConfigError::new(format!("{key}.alpha"), message))
     }
 
@@ -100,16 +175,32 @@ impl Guardrails {
         Alpha::new(self.alpha).map_err(|error| error.to_string())
     }
 
-    /// What was counted of an arm since its rollout began.
-    pub fn counts(&self, observation: &Observation, arm: u32) -> Counts {
-        let measure = |name| observation.measure(arm, name, None);
+    /// What was observed of two arms, since their rollout began.
+    pub fn evidence(&self, observation: &impl Observe, arms: [u32; 2]) -> Evidence {
+        let counts = |slice: Option<&str>| arms.map(|arm| self.counts(observation, arm, slice));
+        Evidence {
+            whole: counts(None),
+            slices: self.slices.iter().map(|floor| counts(Some(&floor.slice))).collect(),
+            bounds: self
+                .bounds
+                .iter()
+                .map(|bound| arms.map(|arm| bound.observed(observation, arm)))
+                .collect(),
+            assignment: assignment::by_expectation(observation, arms[1]),
+        }
+    }
+
+    fn counts(&self, observation: &impl Observe, arm: u32, slice: Option<&str>) -> Counts {
+        let measure = |name| observation.measure(arm, name, slice);
         let count = |name| measure(name).map_or(0, |measure| measure.count);
         let timed = count("latency-seconds");
         let slow = self.latency_ms.map_or(0, |ms| {
-            let within = observation.at_most(arm, "latency-seconds", None, ms / 1e3);
+            let within = observation.at_most(arm, "latency-seconds", slice, ms / 1e3);
             timed.saturating_sub(within.unwrap_or(timed))
         });
-        let units = measure("requests-of-units").filter(|measure| measure.sum > 0.0);
+        // Units are told apart in the whole only.
+        let units = observation.measure(arm, "requests-of-units", None);
+        let units = units.filter(|measure| measure.sum > 0.0);
         Counts {
             requests: count("requests"),
             errors: count("errors"),
@@ -119,41 +210,35 @@ impl Guardrails {
         }
     }
 
-    /// Whether the next revision keeps to them, by what was counted of both.
-    pub fn judge(&self, live: &Counts, next: &Counts) -> Judgement {
+    /// Whether the next revision keeps to them, by the evidence of both. What is broken counts for
+    /// more than what is not known yet.
+    pub fn judge(&self, evidence: &Evidence) -> Judgement {
         let Ok(alpha) = self.alpha() else {
             return Judgement::Hold("alpha is no probability".into());
         };
-        let mut unsure = None;
-        let mut hold = |verdict: Verdict, text: &dyn Fn() -> String| match verdict {
-            Verdict::Broken => Some(Judgement::Fail(text())),
-            Verdict::Inconclusive => {
-                unsure.get_or_insert_with(|| format!("{}, which decides nothing yet", text()));
-                None
-            }
-            Verdict::Holds => None,
-        };
-        let limit = self.latency_ms.unwrap_or_default();
-        let slow = self.latency_ms.map(|_| self.max_slow_rate);
-        for (count, most, what) in [
-            (next.errors, Some(self.max_error_rate), "failed".to_owned()),
-            (next.slow, slow, format!("took longer than {limit} ms")),
-            (next.refused, self.max_refused_rate, "were refused as the caller's fault".to_owned()),
-        ] {
-            let Some(most) = most else { continue };
-            // All may: there is nothing to find out.
-            let verdict = match most >= 1.0 {
-                true => Verdict::Holds,
-                false => sequential::proportion(next.of(count), alpha).at_most(most),
-            };
-            let text = || {
-                let (requests, most) = (next.requests, percent(most));
-                format!("{count} of {requests} requests {what}, at most {most} % may")
-            };
-            if let Some(failed) = hold(verdict, &text) {
-                return failed;
-            }
+        let findings = self.findings(evidence, alpha);
+        if let Some((_, text)) = findings.iter().find(|(verdict, _)| *verdict == Verdict::Broken) {
+            return Judgement::Fail(text.clone());
         }
+        let requests = evidence.whole[1].requests;
+        if requests < self.min_requests {
+            return Judgement::Hold(format!("{requests} of {} requests", self.min_requests));
+        }
+        if let Some(why) = assignment::mismatch(evidence.assignment) {
+            return Judgement::Hold(why);
+        }
+        let unsure = findings.iter().find(|(verdict, _)| *verdict == Verdict::Inconclusive);
+        unsure.map_or(Judgement::Pass, |(_, text)| {
+            Judgement::Hold(format!("{text}, which decides nothing yet"))
+        })
+    }
+
+    /// What is found of each guardrail, and what it goes by.
+    fn findings(&self, evidence: &Evidence, alpha: Alpha) -> Vec<(Verdict, String)> {
+        let [live, next] = &evidence.whole;
+        let slow = self.latency_ms.map(|_| self.max_slow_rate);
+        let whole = [Some(self.max_error_rate), slow, self.max_refused_rate];
+        let mut findings = self.rates(next, whole, "", alpha);
         if let Some(most) = self.max_error_increase {
             let (before, after) = (live.of(live.errors), next.of(next.errors));
             // Valid as long as shares stand still, as they do in a step.
@@ -161,24 +246,90 @@ impl Guardrails {
                 Ok(margin) => sequential::guardrail(before, after, margin, alpha).interval,
                 Err(_) => sequential::proportions_exact(before, after, alpha).interval,
             };
-            let text = || {
-                format!(
-                    "{} of {} requests failed and {} of {} of the live revision, at most {} % more may",
-                    next.errors,
-                    next.requests,
-                    live.errors,
-                    live.requests,
-                    percent(most)
-                )
+            let text = format!(
+                "{} of {} requests failed and {} of {} of the live revision, at most {} % more may",
+                next.errors,
+                next.requests,
+                live.errors,
+                live.requests,
+                percent(most)
+            );
+            findings.push((interval.at_most(most), text));
+        }
+        for (floor, [_, next]) in self.slices.iter().zip(&evidence.slices) {
+            let limits = [floor.max_error_rate, floor.max_slow_rate, floor.max_refused_rate];
+            let of = format!(" of {}", floor.slice);
+            findings.extend(self.rates(next, limits, &of, alpha));
+        }
+        for (bound, [live, next]) in self.bounds.iter().zip(&evidence.bounds) {
+            findings.extend(bound.findings(live, next, alpha));
+        }
+        findings
+    }
+
+    /// What is found of the most that may fail, be slow and be refused.
+    fn rates(
+        &self,
+        next: &Counts,
+        limits: [Option<f64>; 3],
+        of: &str,
+        alpha: Alpha,
+    ) -> Vec<(Verdict, String)> {
+        let limit = self.latency_ms.unwrap_or_default();
+        let words = [
+            (next.errors, "failed".to_owned()),
+            (next.slow, format!("took longer than {limit} ms")),
+            (next.refused, "were refused as the caller's fault".to_owned()),
+        ];
+        let findings = limits.into_iter().zip(words).filter_map(|(most, (count, what))| {
+            let most = most?;
+            // All may: there is nothing to find out.
+            let verdict = match most >= 1.0 {
+                true => Verdict::Holds,
+                false => sequential::proportion(next.of(count), alpha).at_most(most),
             };
-            if let Some(failed) = hold(interval.at_most(most), &text) {
-                return failed;
-            }
+            let (requests, most) = (next.requests, percent(most));
+            Some((
+                verdict,
+                format!("{count} of {requests} requests{of} {what}, at most {most} % may"),
+            ))
+        });
+        findings.collect()
+    }
+}
+
+/// Refuses what is no name of a slice.
+pub(crate) fn check_slice(key: &str, slice: &str) -> Result<(), ConfigError> {
+    match slice.split_once('=') {
+        Some((attribute, _)) if !attribute.is_empty() => Ok(()),
+        _ => Err(ConfigError::new(
+            format!("{key}.slice"),
+            format!(
+                "{slice:?} is no slice: use one that the endpoint declares, \"ATTRIBUTE=VALUE\""
+            ),
+        )),
+    }
+}
+
+impl Evidence {
+    /// What was observed after `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        let counts = |now: &[Counts; 2], before: Option<&[Counts; 2]>| {
+            let before = before.copied().unwrap_or_default();
+            [0, 1].map(|arm| now[arm].since(&before[arm]))
+        };
+        let values = |now: &[Values; 2], before: Option<&[Values; 2]>| {
+            let before = before.copied().unwrap_or_default();
+            [0, 1].map(|arm| now[arm].since(&before[arm]))
+        };
+        let slices = self.slices.iter().enumerate();
+        let bounds = self.bounds.iter().enumerate();
+        Self {
+            whole: counts(&self.whole, Some(&before.whole)),
+            slices: slices.map(|(at, now)| counts(now, before.slices.get(at))).collect(),
+            bounds: bounds.map(|(at, now)| values(now, before.bounds.get(at))).collect(),
+            assignment: self.assignment,
         }
-        if next.requests < self.min_requests {
-            return Judgement::Hold(format!("{} of {} requests", next.requests, self.min_requests));
-        }
-        unsure.map_or(Judgement::Pass, Judgement::Hold)
     }
 }
 
@@ -211,111 +362,4 @@ pub(crate) fn percent(share: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn counts(requests: u64, errors: u64, slow: u64) -> Counts {
-        Counts { requests, errors, slow, refused: 0, alike: 1.0 }
-    }
-
-    #[track_caller]
-    fn check(guardrails: &Guardrails, live: &Counts, next: &Counts, expected: &str) {
-        let found = match guardrails.judge(live, next) {
-            Judgement::Pass => "pass".to_owned(),
-            Judgement::Hold(why) => format!("hold: {why}"),
-            Judgement::Fail(why) => format!("fail: {why}"),
-        };
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn little_data_holds_unless_it_is_plain() {
-        let limits =
-            Guardrails { max_error_rate: 0.02, latency_ms: Some(5.0), ..Guardrails::default() };
-        let limits = Guardrails { max_slow_rate: 0.02, ..limits };
-        let live = Counts::default();
-        for (requests, errors, slow, expected) in [
-            (0, 0, 0, "hold: 0 of 100 requests"),
-            (99, 0, 0, "hold: 99 of 100 requests"),
-            (
-                100,
-                0,
-                0,
-                "hold: 0 of 100 requests failed, at most 2 % may, which decides nothing yet",
-            ),
-            (
-                100,
-                2,
-                0,
-                "hold: 2 of 100 requests failed, at most 2 % may, which decides nothing yet",
-            ),
-            (1000, 0, 0, "pass"),
-            (1000, 3, 3, "pass"),
-            (2, 2, 0, "fail: 2 of 2 requests failed, at most 2 % may"),
-            (1000, 60, 0, "fail: 60 of 1000 requests failed, at most 2 % may"),
-            (1000, 0, 60, "fail: 60 of 1000 requests took longer than 5 ms, at most 2 % may"),
-        ] {
-            check(&limits, &live, &counts(requests, errors, slow), expected);
-        }
-    }
-
-    #[test]
-    fn more_errors_than_the_live_revision_has_fail() {
-        let limits = Guardrails {
-            max_error_rate: 1.0,
-            max_error_increase: Some(0.05),
-            ..Guardrails::default()
-        };
-        check(&limits, &counts(2000, 200, 0), &counts(2000, 200, 0), "pass");
-        check(
-            &limits,
-            &counts(1000, 100, 0),
-            &counts(1000, 300, 0),
-            "fail: 300 of 1000 requests failed and 100 of 1000 of the live revision, at most 5 % more may",
-        );
-        // Without a live revision to compare with, nothing is known.
-        check(
-            &limits,
-            &Counts::default(),
-            &counts(1000, 0, 0),
-            "hold: 0 of 1000 requests failed and 0 of 0 of the live revision, at most 5 % more may, which decides nothing yet",
-        );
-    }
-
-    #[test]
-    fn what_one_unit_does_many_times_counts_once() {
-        let limits = Guardrails { max_error_rate: 0.05, ..Guardrails::default() };
-        let live = Counts::default();
-        // A thousand requests, of a thousand users and of ten.
-        check(&limits, &live, &counts(1000, 0, 0), "pass");
-        let of_ten = |errors| Counts { alike: 100.0, ..counts(1000, errors, 0) };
-        let unsure = "hold: 0 of 1000 requests failed, at most 5 % may, which decides nothing yet";
-        check(&limits, &live, &of_ten(0), unsure);
-        // One user whose requests all fail proves nothing; nine of ten do.
-        let unsure =
-            "hold: 100 of 1000 requests failed, at most 5 % may, which decides nothing yet";
-        check(&limits, &live, &of_ten(100), unsure);
-        let broken = "fail: 900 of 1000 requests failed, at most 5 % may";
-        check(&limits, &live, &of_ten(900), broken);
-    }
-
-    #[test]
-    fn what_nothing_can_be_held_against_is_refused() {
-        let key = |guardrails: Guardrails| match guardrails.check("guardrails") {
-            Ok(()) => String::new(),
-            Err(error) => error.key,
-        };
-        let usual = Guardrails::default;
-        assert_eq!(key(usual()), "");
-        for (guardrails, expected) in [
-            (Guardrails { max_error_rate: 1.1, ..usual() }, "guardrails.max_error_rate"),
-            (Guardrails { max_slow_rate: f64::NAN, ..usual() }, "guardrails.max_slow_rate"),
-            (Guardrails { max_refused_rate: Some(-0.1), ..usual() }, "guardrails.max_refused_rate"),
-            (Guardrails { latency_ms: Some(0.0), ..usual() }, "guardrails.latency_ms"),
-            (Guardrails { min_requests: 0, ..usual() }, "guardrails.min_requests"),
-            (Guardrails { alpha: 0.0, ..usual() }, "guardrails.alpha"),
-        ] {
-            assert_eq!(key(guardrails), expected);
-        }
-    }
-}
+mod tests;

@@ -1,10 +1,17 @@
-//! What rollout policies share.
+//! What policies share that decide by what was observed.
 //!
-//! - [`guardrails`]: what an arm must keep to
-//! - [`steps`]: traffic that moves on while it does
+//! - [`evidence`]: what was observed of a value
+//! - [`guardrails`], [`bounds`]: what an arm must keep to
+//! - [`assignment`]: whether units fall to arms by their shares
+//! - [`steps`]: traffic that moves on while guardrails hold
 
+pub mod assignment;
+pub mod bounds;
+pub mod evidence;
 pub mod guardrails;
 pub mod steps;
 
-pub use guardrails::{Counts, Guardrails, Judgement};
+pub use bounds::Bound;
+pub use evidence::{Metric, Values};
+pub use guardrails::{Counts, Evidence, Floor, Guardrails, Judgement};
 pub use steps::{LIVE, NEXT, Steps, two_revisions};

@@ -1,9 +1,9 @@
 //! Rollouts by steps: what canary, rolling and blue-green have in common.
 
-use berth_sdk::{ConfigError, Evaluation, Observation, Phase, Plan, PolicyError};
+use berth_sdk::{ConfigError, Evaluation, Observe, Phase, Plan, PolicyError};
 use serde::{Deserialize, Serialize};
 
-use crate::guardrails::{Counts, Guardrails, Judgement, percent};
+use crate::guardrails::{Evidence, Guardrails, Judgement, percent};
 
 /// The arm of the live revision.
 pub const LIVE: u32 = 0;
@@ -15,13 +15,13 @@ pub const NEXT: u32 = 1;
 const STEPS: usize = 100;
 
 /// The layout of [`Progress`].
-const SCHEMA: &str = "steps-1";
+const SCHEMA: &str = "steps-2";
 
 /// How often at least to look at the guardrails, in milliseconds.
 const LOOK: u64 = 10_000;
 
 /// Refuses to choose among anything but the live revision and the next.
-pub fn two_revisions(observation: &Observation) -> Result<(), ConfigError> {
+pub fn two_revisions(observation: &impl Observe) -> Result<(), ConfigError> {
     if observation.arms() == ["live", "next"] {
         return Ok(());
     }
@@ -41,12 +41,12 @@ pub struct Steps {
 }
 
 /// Where a rollout stands.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Progress {
     step: usize,
     since_ms: u64,
-    /// What had been counted of both when the step began.
-    before: [Counts; 2],
+    /// What had been observed when the step began.
+    before: Evidence,
 }
 
 /// What is seen.
@@ -54,8 +54,7 @@ struct Seen {
     now_ms: u64,
     /// Whether the next revision is.
     ready: bool,
-    /// Of the live revision and the next.
-    counts: [Counts; 2],
+    evidence: Evidence,
 }
 
 impl Steps {
@@ -81,14 +80,14 @@ impl Steps {
     /// Decides on the next revision's share.
     pub fn evaluate(
         &self,
-        observation: &Observation,
+        observation: &impl Observe,
         plan: Option<Plan>,
     ) -> Result<Evaluation, PolicyError> {
         two_revisions(observation)?;
         let seen = Seen {
             now_ms: observation.now_ms(),
             ready: observation.ready(NEXT),
-            counts: [LIVE, NEXT].map(|arm| self.guardrails.counts(observation, arm)),
+            evidence: self.guardrails.evidence(observation, [LIVE, NEXT]),
         };
         let progress = match plan.filter(|plan| !plan.data.is_empty()) {
             None => None,
@@ -110,8 +109,7 @@ impl Steps {
         // A newer configuration may have fewer steps.
         progress.step = progress.step.min(self.shares.len() - 1);
         let (step, steps) = (progress.step + 1, self.shares.len());
-        let [live, next] = [0, 1].map(|arm| seen.counts[arm].since(&progress.before[arm]));
-        let judged = self.guardrails.judge(&live, &next);
+        let judged = self.guardrails.judge(&seen.evidence.since(&progress.before));
         let lasts_ms = seen.now_ms.saturating_sub(progress.since_ms);
         let (phase, why) = match judged {
             Judgement::Fail(why) => {
@@ -136,7 +134,7 @@ impl Steps {
 
     /// Begins a step.
     fn step(&self, step: usize, seen: &Seen) -> Evaluation {
-        let progress = Progress { step, since_ms: seen.now_ms, before: seen.counts };
+        let progress = Progress { step, since_ms: seen.now_ms, before: seen.evidence.clone() };
         let why = if step == 0 { "the next revision is ready" } else { "the guardrails have held" };
         self.at(progress, Phase::Progressing, why)
     }
@@ -155,6 +153,7 @@ impl Steps {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guardrails::Counts;
 
     fn steps() -> Steps {
         Steps {
@@ -171,7 +170,8 @@ mod tests {
 
     fn seen(now_ms: u64, ready: bool, requests: u64, errors: u64) -> Seen {
         let next = Counts { requests, errors, ..Counts::default() };
-        Seen { now_ms, ready, counts: [Counts::default(), next] }
+        let evidence = Evidence { whole: [Counts::default(), next], ..Evidence::default() };
+        Seen { now_ms, ready, evidence }
     }
 
     /// Goes through what is seen, one after the other: share, phase, and a part of the message.

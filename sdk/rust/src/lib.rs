@@ -71,6 +71,7 @@
 //!
 //! - [`Processor`], [`Request`], [`Reply`], [`Signature`], [`Error`]: processors
 //! - [`Policy`], [`Router`], [`Observation`], [`Evaluation`], [`Decision`]: policies
+//! - [`Observe`], [`Observed`]: what lets policies be tested natively
 //! - [`Graph`] (`wasi:nn`) and [`Model`] (every datatype, several at once): inference on [`Tensor`]s
 //! - [`Asset`]: files that the variant grants
 //! - [`log!`], [`error!`], [`warn!`], [`info!`], [`debug!`], [`metrics`]: what the operator sees
@@ -89,6 +90,7 @@ mod graph;
 mod log;
 mod manifest;
 mod model;
+mod observe;
 mod policy;
 mod processor;
 mod tensor;
@@ -119,6 +121,7 @@ pub use graph::Graph;
 pub use log::write as write_log;
 pub use manifest::{ABI_VERSION, Manifest};
 pub use model::{Inference, Model};
+pub use observe::{Observe, Observed};
 pub use policy::{Policy, Router};
 pub use processor::Processor;
 pub use tensor::{Element, Tensor, Tensors};
