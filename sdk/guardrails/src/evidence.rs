@@ -78,6 +78,11 @@ impl Metric {
             Self::Latency => measure("latency-seconds").unwrap_or(empty),
             Self::Reported(name) => measure(name).unwrap_or(empty),
         };
+        // What is no number tells nothing.
+        let found = match found.sum.is_finite() && found.sum_of_squares.is_finite() {
+            true => found,
+            false => empty,
+        };
         let mut values = Values {
             count: found.count,
             sum: found.sum,
