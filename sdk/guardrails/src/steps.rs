@@ -57,6 +57,11 @@ struct Seen {
     evidence: Evidence,
 }
 
+/// What a plan holds; none before the first step.
+fn progress(plan: &Plan) -> Result<Option<Progress>, PolicyError> {
+    (!plan.data.is_empty()).then(|| plan.read(SCHEMA)).transpose()
+}
+
 impl Steps {
     /// Refuses steps that lead nowhere. `key` is where the configuration has them.
     pub fn check(&self, key: &str) -> Result<(), ConfigError> {
@@ -89,11 +94,16 @@ impl Steps {
             ready: observation.ready(NEXT),
             evidence: self.guardrails.evidence(observation, [LIVE, NEXT]),
         };
-        let progress = match plan.filter(|plan| !plan.data.is_empty()) {
-            None => None,
-            Some(plan) => Some(plan.read(SCHEMA)?),
-        };
+        let progress = plan.map(|plan| progress(&plan)).transpose()?.flatten();
         Ok(self.decide(progress, &seen))
+    }
+
+    /// The next revision's share under a plan.
+    pub fn share(&self, plan: &Plan) -> Result<f64, PolicyError> {
+        let last = self.shares.len().saturating_sub(1);
+        let progress = progress(plan)?;
+        let share = progress.and_then(|progress| self.shares.get(progress.step.min(last)).copied());
+        Ok(share.unwrap_or(0.0))
     }
 
     fn decide(&self, progress: Option<Progress>, seen: &Seen) -> Evaluation {
@@ -214,6 +224,17 @@ mod tests {
             (seen(1000, true, 120, 91), 0.5, Phase::Progressing, "step 2 of 3"),
             (seen(1001, true, 130, 101), 0.0, Phase::Failed, "10 of 10 requests failed"),
         ]);
+    }
+
+    #[test]
+    fn a_plan_tells_its_share() {
+        let share = |plan: &Plan| steps().share(plan).unwrap();
+        assert_eq!(share(&Plan::empty("standing")), 0.0);
+        let first = steps().decide(None, &seen(0, true, 0, 0));
+        assert_eq!(share(&first.plan), 0.05);
+        let second = steps().decide(progress(&first.plan).unwrap(), &seen(1000, true, 50, 0));
+        assert_eq!(share(&second.plan), 0.5);
+        assert!(steps().share(&Plan::keep("steps-1", &0)).is_err());
     }
 
     #[test]
