@@ -12,6 +12,9 @@ pub(crate) struct Config {
     pub(crate) rules: Vec<Rule>,
     /// The arm for all else.
     pub(crate) default: String,
+    /// The arms to try, in order, when the drawn one cannot answer.
+    #[serde(default)]
+    pub(crate) fallbacks: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -27,6 +30,8 @@ pub(crate) struct Rule {
     pub(crate) arm: Option<String>,
     /// The weights of several arms.
     pub(crate) shares: Option<BTreeMap<String, f64>>,
+    /// In place of the fallbacks for all.
+    pub(crate) fallbacks: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]

@@ -6,6 +6,7 @@
 //!
 //! [routing.config]
 //! default = "current"
+//! fallbacks = ["current"]
 //!
 //! [[routing.config.rules]]
 //! name = "testers"
@@ -21,6 +22,7 @@
 //! The first rule that applies decides. A rule applies when its condition holds (`equals`, `in`,
 //! `prefix`, or `range` with `min` and `max`, both included) and the unit falls into its
 //! percentage. Units keep their place as long as the rule keeps its `salt`, by default its name.
+//! When the arm cannot answer, the `fallbacks` are tried in order; a rule may have its own.
 //!
 //! - `config`: the configuration as it is written
 //! - `rules`: the configuration checked against the endpoint, and its application to a request

@@ -8,6 +8,8 @@ use crate::config::{Config, Rule, When};
 
 /// Beyond this, a decision could use up its fuel.
 const MOST_RULES: usize = 256;
+/// The host takes no more in a decision.
+const MOST_FALLBACKS: usize = 16;
 /// A name is a label of metrics.
 const LONGEST_NAME: usize = 64;
 
@@ -24,17 +26,16 @@ pub(crate) struct Rules {
     /// The attributes that rules look at; conditions count in this order.
     attributes: Vec<String>,
     rules: Vec<Checked>,
-    default: u32,
+    default: Decision,
     arms: usize,
 }
 
 #[derive(Debug)]
 struct Checked {
-    name: String,
     when: Option<(usize, Condition)>,
     /// The salt, and the position below which the rule applies.
     part: Option<(String, f64)>,
-    shares: Vec<Share>,
+    decision: Decision,
 }
 
 #[derive(Debug)]
@@ -54,11 +55,19 @@ impl Rules {
             let message = format!("{} rules; use at most {MOST_RULES}", config.rules.len());
             return Err(ConfigError::new("rules", message));
         }
-        let default = arm_index(arms, &config.default, "default")?;
+        let fallbacks = check_fallbacks(&config.fallbacks, arms, "fallbacks")?;
+        let mut default = Decision::arm(arm_index(arms, &config.default, "default")?, "default");
+        default.fallbacks.clone_from(&fallbacks);
         let mut attributes = Vec::new();
         let mut rules = Vec::with_capacity(config.rules.len());
-        for (index, rule) in config.rules.into_iter().enumerate() {
-            rules.push(check_rule(rule, index, arms, declared, &mut attributes)?);
+        for (index, mut rule) in config.rules.into_iter().enumerate() {
+            let own = rule.fallbacks.take();
+            let mut rule = check_rule(rule, index, arms, declared, &mut attributes)?;
+            rule.decision.fallbacks = match own {
+                Some(own) => check_fallbacks(&own, arms, &format!("rules[{index}].fallbacks"))?,
+                None => fallbacks.clone(),
+            };
+            rules.push(rule);
         }
         Ok(Self { attributes, rules, default, arms: arms.len() })
     }
@@ -66,11 +75,15 @@ impl Rules {
     /// Without a router all goes to the default; every arm that a rule may choose is ready.
     pub(crate) fn evaluation(&self) -> Evaluation {
         let mut weights = vec![0.0; self.arms];
-        weights[self.default as usize] = 1.0;
+        for share in &self.default.shares {
+            weights[share.arm as usize] = share.weight;
+        }
         let mut evaluation = Evaluation::standing(&weights);
-        for share in self.rules.iter().flat_map(|rule| &rule.shares) {
-            let arm = &mut evaluation.arms[share.arm as usize];
-            arm.state = berth_sdk::ArmState::Ready;
+        for decision in self.rules.iter().map(|rule| &rule.decision).chain([&self.default]) {
+            let chosen = decision.shares.iter().map(|share| share.arm);
+            for arm in chosen.chain(decision.fallbacks.iter().copied()) {
+                evaluation.arms[arm as usize].state = berth_sdk::ArmState::Ready;
+            }
         }
         evaluation
     }
@@ -87,8 +100,8 @@ impl Rules {
             holds && rule.part.as_ref().is_none_or(|(salt, below)| request.position(salt) < *below)
         };
         match self.rules.iter().find(applies) {
-            Some(rule) => Decision::shares(rule.shares.clone(), &rule.name),
-            None => Decision::arm(self.default, "default"),
+            Some(rule) => rule.decision.clone(),
+            None => self.default.clone(),
         }
     }
 }
@@ -172,7 +185,7 @@ fn check_rule(
         (None, Some(shares)) => check_shares(&shares, arms, &format!("{key}.shares"))?,
         _ => return Err(ConfigError::new(key, "give either `arm` or `shares`")),
     };
-    Ok(Checked { name, when, part, shares })
+    Ok(Checked { when, part, decision: Decision::shares(shares, &name) })
 }
 
 fn check_condition(when: When, key: &str) -> Result<Condition, ConfigError> {
@@ -220,6 +233,24 @@ fn check_shares(
         ));
     }
     Ok(checked)
+}
+
+/// The arms to try, in order; the drawn one may be among them.
+fn check_fallbacks(names: &[String], arms: &[String], key: &str) -> Result<Vec<u32>, ConfigError> {
+    let mut fallbacks = Vec::with_capacity(names.len());
+    for (at, name) in names.iter().enumerate() {
+        let key = format!("{key}[{at}]");
+        let arm = arm_index(arms, name, &key)?;
+        if fallbacks.contains(&arm) {
+            return Err(ConfigError::new(key, format!("`{name}` is named twice")));
+        }
+        fallbacks.push(arm);
+    }
+    if fallbacks.len() > MOST_FALLBACKS {
+        let message = format!("{} are too many: name at most {MOST_FALLBACKS}", fallbacks.len());
+        return Err(ConfigError::new(key, message));
+    }
+    Ok(fallbacks)
 }
 
 fn arm_index(arms: &[String], arm: &str, key: &str) -> Result<u32, ConfigError> {

@@ -3,10 +3,11 @@
 //! ```toml
 //! [routing]
 //! policy = "weighted@1"
-//! config = { weights = { current = 9, next = 1 } }
+//! config = { weights = { current = 9, next = 1 }, fallbacks = ["current"] }
 //! ```
 //!
-//! Weights count relative to each other. Arms that are not named get none and are kept warm.
+//! Weights count relative to each other. Arms that are not named get none and are kept warm. When
+//! an arm cannot answer, the `fallbacks` are tried in order.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,8 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 struct Config {
     weights: BTreeMap<String, f64>,
+    #[serde(default)]
+    fallbacks: Vec<String>,
 }
 
 struct Weighted;
@@ -29,7 +32,10 @@ impl Policy for Weighted {
         observation: &Observation,
         _: Option<Plan>,
     ) -> Result<Evaluation, PolicyError> {
-        Ok(Evaluation::standing(&weights(&config.weights, &observation.arms())?))
+        let arms = observation.arms();
+        let mut evaluation = Evaluation::standing(&weights(&config.weights, &arms)?);
+        evaluation.attributes = fallbacks(&config.fallbacks, &arms)?;
+        Ok(evaluation)
     }
 }
 
@@ -54,6 +60,22 @@ fn weights(named: &BTreeMap<String, f64>, arms: &[String]) -> Result<Vec<f64>, C
         ));
     }
     Ok(arms.iter().map(|arm| named.get(arm).copied().unwrap_or(0.0)).collect())
+}
+
+/// What each arm is to fall back to, as the host reads it.
+fn fallbacks(named: &[String], arms: &[String]) -> Result<Vec<(String, String)>, ConfigError> {
+    for (at, arm) in named.iter().enumerate() {
+        if !arms.contains(arm) {
+            let message = format!("there is no arm `{arm}`; the arms are {}", arms.join(", "));
+            return Err(ConfigError::new(format!("fallbacks[{at}]"), message));
+        }
+    }
+    let each = arms.iter().filter_map(|arm| {
+        let others: Vec<&str> =
+            named.iter().filter(|other| *other != arm).map(String::as_str).collect();
+        (!others.is_empty()).then(|| (format!("fallback.{arm}"), others.join(",")))
+    });
+    Ok(each.collect())
 }
 
 #[cfg(test)]
@@ -83,5 +105,25 @@ mod tests {
         check(&[("a", f64::MAX), ("b", f64::MAX)], Err(("weights", "above 0")));
         check(&[("a", 0.0)], Err(("weights", "above 0")));
         check(&[], Err(("weights", "above 0")));
+    }
+
+    #[test]
+    fn an_arm_falls_back_to_others() {
+        let list = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let check = |named: &[&str], expected: Result<&[(&str, &str)], &str>| match (
+            fallbacks(&list(named), &list(&["a", "b", "c"])),
+            expected,
+        ) {
+            (Ok(found), Ok(expected)) => {
+                let found: Vec<_> = found.iter().map(|(name, value)| (&**name, &**value)).collect();
+                assert_eq!(found, expected);
+            }
+            (Err(error), Err(key)) => assert_eq!(error.key, key),
+            (found, expected) => panic!("{found:?}, expected {expected:?}"),
+        };
+        check(&[], Ok(&[]));
+        check(&["a"], Ok(&[("fallback.b", "a"), ("fallback.c", "a")]));
+        check(&["a", "b"], Ok(&[("fallback.a", "b"), ("fallback.b", "a"), ("fallback.c", "a,b")]));
+        check(&["a", "z"], Err("fallbacks[1]"));
     }
 }

@@ -66,6 +66,27 @@ fn arms_that_rules_choose_are_ready() {
     assert_eq!(arms, [(1.0, ArmState::Ready), (0.0, ArmState::Standby), (0.0, ArmState::Ready)]);
 }
 
+#[test]
+fn fallbacks_are_of_all_or_of_a_rule() {
+    let rules = rules(
+        r#"{
+            "rules": [
+                {"when": {"attribute": "user", "equals": "me"}, "arm": "b", "fallbacks": ["c", "a"]},
+                {"when": {"attribute": "user", "equals": "you"}, "arm": "b"},
+                {"when": {"attribute": "user", "equals": "none"}, "arm": "b", "fallbacks": []}
+            ],
+            "default": "b",
+            "fallbacks": ["a"]
+        }"#,
+    )
+    .unwrap();
+    for (user, fallbacks) in [("me", &[2, 0][..]), ("you", &[0]), ("none", &[]), ("who", &[0])] {
+        assert_eq!(rules.decide(&Given(&[("user", user)], &[])).fallbacks, fallbacks, "{user}");
+    }
+    let ready = rules.evaluation().arms.iter().all(|arm| arm.state == ArmState::Ready);
+    assert!(ready, "what may be fallen back to is ready");
+}
+
 fn refuse(json: &str, key: &str, part: &str) {
     let error = rules(json).unwrap_err();
     assert!(error.key == key && error.message.contains(part), "{error:?}, expected {key}: {part}");
@@ -108,6 +129,13 @@ fn a_configuration_that_does_not_fit_is_refused_by_key() {
         &rule(r#"{"when": {"attribute": "age", "equals": "1"}, "salt": "s", "arm": "b"}"#),
         "rules[0].salt",
         "needs a `percentage`",
+    );
+    refuse(r#"{"default": "a", "fallbacks": ["b", "z"]}"#, "fallbacks[1]", "no arm `z`");
+    refuse(r#"{"default": "a", "fallbacks": ["b", "b"]}"#, "fallbacks[1]", "named twice");
+    refuse(
+        &rule(r#"{"percentage": 5, "arm": "b", "fallbacks": ["z"]}"#),
+        "rules[0].fallbacks[0]",
+        "no arm `z`",
     );
     refuse(&rule(r#"{"name": "", "percentage": 5, "arm": "b"}"#), "rules[0].name", "1 to 64");
     let many = vec![r#"{"percentage": 5, "arm": "b"}"#; 257].join(",");
