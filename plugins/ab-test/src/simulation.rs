@@ -94,8 +94,8 @@ fn what_is_there_is_found_as_often_as_it_was_to_be() {
     for units in [ONCE, TEN_TIMES] {
         let found = wins(FIXED, &[0.45, 0.55], units);
         assert!((found - 0.8).abs() <= around, "fixed, {} a unit: {found}", units.each);
-        // The most that a sequential test takes at this power are 813 units in each arm.
-        let found = wins(SEQUENTIAL, &[0.45, 0.55], Units { looks: 21, ..units });
+        // The most that a sequential test takes at this power are 642 units in each arm.
+        let found = wins(SEQUENTIAL, &[0.45, 0.55], Units { looks: 17, ..units });
         assert!(found >= 0.8 - around, "sequential, {} a unit: {found}", units.each);
     }
 }

@@ -200,9 +200,8 @@ fn assigned(setting: &Setting, observation: &impl Observe) -> Option<f64> {
         // The next revision had no share before it was ready.
         return assignment::by_expectation(observation, 1);
     }
-    // Whoever is not in the test is on the first arm, and units are told apart in the whole only.
-    let whole = setting.only.is_none();
-    whole.then(|| assignment::by_shares(observation, &setting.weights)).flatten()
+    // Only units that chance assigned are told.
+    assignment::by_shares(observation, &setting.weights)
 }
 
 fn since(now: &[Values], before: &[Values]) -> Vec<Values> {

@@ -305,8 +305,10 @@ mod tests {
             observed.put(0, "reward", Some(slice), measure(&values));
         }
         let slices = ["region=eu".to_owned(), "region=uk".to_owned()];
+        let ten = Measure { count: 4, sum: 40.0, sum_of_squares: 400.0 };
+        observed.put(0, "reward-counts-of-units", None, ten);
         let reward = Metric::Reported("reward".into()).observed(&observed, 0, &slices);
-        assert_eq!((reward.count, reward.mean()), (40, 2.0));
+        assert_eq!((reward.count, reward.mean(), reward.alike), (40, 2.0, 10.0));
     }
 
     #[test]
