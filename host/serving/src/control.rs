@@ -121,7 +121,7 @@ impl Host {
         let revision = self.resolve(&spec)?;
         let rollout = self.resolve_rollout(&spec)?;
         let start = Instant::now();
-        let (ready, _) = self.try_out(&revision).await?;
+        let ready = self.try_out(&revision).await?;
         if let Some(asked) = rollout {
             let (host, next) = (Arc::clone(self), revision.clone());
             blocking(move || host.try_rollout(asked, &next)).await?;

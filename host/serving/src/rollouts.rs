@@ -340,7 +340,7 @@ impl Host {
             if arm == 1 {
                 let tried = self.try_out(&revision).await?;
                 let live = rolling.ready(0);
-                if let Some(problem) = live.and_then(|(live, _)| tried.0.takes_no_longer(&live)) {
+                if let Some(problem) = live.and_then(|live| tried.takes_no_longer(&live)) {
                     let problem = format!(
                         "{problem}, so that it would be chance which requests are answered: have it take the same, or apply it without [rollout]"
                     );
