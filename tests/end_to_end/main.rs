@@ -26,6 +26,7 @@
 //! - [`routing_ticks`]: shares among variants that follow what is observed, fallbacks
 //! - [`sandbox`]: components that are hard to compile or fit no interface, limits, what is kept of a trap
 //! - [`shutdown`]: the two signals, and what they end
+//! - [`simulation`]: policies on made-up traffic
 //! - [`swaps`]: change after change under load leaves nothing behind
 //! - [`takeover`]: what a revision has to show first
 //! - [`support`]: the host under test, a client, small models
@@ -59,6 +60,7 @@ mod routing;
 mod routing_ticks;
 mod sandbox;
 mod shutdown;
+mod simulation;
 mod support;
 #[cfg(target_os = "linux")]
 mod swaps;

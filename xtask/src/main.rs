@@ -7,6 +7,7 @@
 //! - [`bench`]: what the host adds to a request, measured by itself
 //! - [`conformance`]: the ONNX project's tests
 //! - [`gpu_check`]: what can be shown only where a GPU is
+//! - [`simulate`]: the pictures of docs/rollouts.md
 //! - [`fuzz`]: inputs that nobody thought of
 //! - [`python`], [`table`]: packages from pip, tables for people
 //! - [`workspace`]: folders, cargo, progress lines
@@ -26,6 +27,7 @@ mod load;
 mod onnxruntime;
 mod pictures;
 mod python;
+mod simulate;
 mod table;
 mod test;
 mod traffic;
@@ -57,6 +59,8 @@ enum Command {
     Conformance,
     /// Where a GPU is: run the tests of models on CUDA, and measure them beside ONNX Runtime alone
     GpuCheck,
+    /// Draw the pictures of docs/rollouts.md: each rollout policy on made-up traffic
+    Simulate,
     /// Fuzz what reads input from outside: requests, endpoint files, components, host calls
     Fuzz(fuzz::Fuzz),
     /// Set everything up, serve the digits example and change it under traffic
@@ -74,6 +78,7 @@ fn main() -> std::process::ExitCode {
         Command::Check => check::run(),
         Command::Conformance => conformance::run(),
         Command::GpuCheck => gpu_check::run(),
+        Command::Simulate => simulate::run_all(),
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Demo(demo) => demo.run(),
         Command::Load(load) => load.run(),

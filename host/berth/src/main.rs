@@ -4,6 +4,7 @@
 //! - [`verbs`]: what an operator asks of a running host
 //! - [`rollout`]: what an operator asks of a rollout
 //! - [`predictions`]: what an operator asks of recorded predictions
+//! - [`simulate`]: a policy on made-up traffic
 //! - [`client`]: the admin port from the other side
 //! - [`endpoint_file`]: endpoint files and their assets
 //! - [`spec_text`]: the text of an endpoint file
@@ -17,6 +18,7 @@ mod predictions;
 mod progress;
 mod rollout;
 mod serve;
+mod simulate;
 mod spec_text;
 mod table;
 mod verbs;
@@ -56,6 +58,8 @@ enum Command {
     Predictions(predictions::PredictionsCommand),
     /// Run a recorded request again and show what differs in the answer.
     Replay(predictions::ReplayCommand),
+    /// Try an endpoint's policy on made-up traffic, by a virtual clock; needs no host.
+    Simulate(simulate::Simulate),
     /// What the host starts for each component: compiles standard input to standard output.
     #[command(name = COMPILE_COMMAND, hide = true)]
     CompileComponent {
@@ -93,6 +97,7 @@ fn main() -> ExitCode {
         Command::Rollout(command) => command.run(),
         Command::Predictions(command) => command.run(),
         Command::Replay(command) => command.run(),
+        Command::Simulate(simulate) => simulate.run(),
         Command::CompileComponent { cpu, memory } => {
             let bounds = Bounds { cpu: Duration::from_secs(cpu), memory: Some(memory) };
             compile_standard_input(bounds).map_err(anyhow::Error::from)

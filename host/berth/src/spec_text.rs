@@ -2,12 +2,20 @@
 
 use anyhow::{anyhow, bail};
 use berth_serving::EndpointSpec;
+use serde::de::DeserializeOwned;
 use toml::Value;
 
 /// Reads an endpoint file; what does not fit is named with its line or its key.
 pub(crate) fn parse(text: &str) -> anyhow::Result<EndpointSpec> {
+    let spec = read(text)?;
+    in_json("", &Value::Table(read(text)?))?;
+    Ok(spec)
+}
+
+/// Reads TOML; what does not fit is named with its line.
+pub(crate) fn read<T: DeserializeOwned>(text: &str) -> anyhow::Result<T> {
     // The parser's message shows the line, with its key, over several lines.
-    let wrong = |error: toml::de::Error| {
+    toml::from_str(text).map_err(|error: toml::de::Error| {
         let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
         let key = error
             .span()
@@ -16,10 +24,7 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<EndpointSpec> {
         let place = line.map_or_else(String::new, |line| format!("line {line}: "));
         let at = key.map_or_else(String::new, |key| format!(" (at {key})"));
         anyhow!("{place}{}{at}", error.message())
-    };
-    let spec = toml::from_str(text).map_err(wrong)?;
-    in_json("", &Value::Table(toml::from_str(text).map_err(wrong)?))?;
-    Ok(spec)
+    })
 }
 
 /// Refuses what TOML can say and JSON, in which the file goes to the host, cannot.

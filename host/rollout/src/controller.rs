@@ -15,7 +15,7 @@ use berth_store::Note;
 use berth_tensor::Name;
 use tokio::task::JoinHandle;
 
-use crate::pace::{FAILURES, Pace};
+use crate::pace::Pace;
 use crate::{decide, ticks};
 
 /// How soon to look again for what changes without saying so: requests that still hold a revision.
@@ -110,7 +110,7 @@ impl Following {
             host,
             rolling,
             policy: None,
-            pace: Pace::new(Duration::ZERO),
+            pace: Pace::new(now),
             seen: None,
             observed: now,
             retry: now,
@@ -197,23 +197,18 @@ impl Following {
                     }
                 };
                 let share = after.as_ref().map_or(0.0, |after| after.share);
-                self.pace.evaluated(decide::wish(&evaluation, share), decided);
+                self.pace.evaluated(Instant::now(), decide::wish(&evaluation, share), decided);
                 self.rolling.says(evaluation);
                 Ok(after)
             }
             Err(error) => {
                 let last = rollout.evaluation.as_ref();
                 let wish = last.and_then(|last| decide::wish(last, rollout.share));
-                if !self.pace.failed(&error, wish) {
+                if !self.pace.failed(Instant::now(), &error, wish) {
                     return Ok(Some(rollout));
                 }
-                let policy = &rollout.policy.policy;
-                let first = error.to_string();
-                let first = first.lines().next().unwrap_or_default();
-                self.abort(
-                    "berth",
-                    format!("{policy} is not asked any more after {FAILURES} failures: {first}"),
-                )
+                let why = decide::not_asked_any_more(&rollout.policy.policy, &error);
+                self.abort("berth", why)
             }
         }
     }

@@ -1,9 +1,11 @@
 //! What follows from an evaluation, within the operator's bounds. Plain values in and out.
 
 use berth_monitor::Observed;
-use berth_plugin::{Evaluation, Phase};
-use berth_serving::documents::{Order, Outcome, Rollout};
+use berth_plugin::{Evaluation, Phase, PolicyError};
+use berth_serving::documents::{Order, Outcome, Pinned, Rollout};
 use berth_serving::rolling::ARMS;
+
+use crate::pace::FAILURES;
 
 /// When to evaluate again where a share is on its way by the operator's steps, in milliseconds.
 const CAPPED: u64 = 1000;
@@ -87,6 +89,13 @@ pub fn reason<'a>(words: &str, arms: impl Iterator<Item = (&'a str, f64, &'a Obs
         )
     });
     format!("{words} [{}]", numbers.collect::<Vec<_>>().join("; "))
+}
+
+/// Why a policy is not asked any more after [`FAILURES`].
+pub(crate) fn not_asked_any_more(policy: &Pinned, error: &PolicyError) -> String {
+    let first = error.to_string();
+    let first = first.lines().next().unwrap_or_default();
+    format!("{policy} is not asked any more after {FAILURES} failures: {first}")
 }
 
 /// An evaluation's message, cut short.

@@ -5,10 +5,12 @@
 //! - `pace`: when a policy is asked next, and when not any more
 //! - [`decide`]: what follows from an evaluation, within the operator's bounds
 //! - [`verbs`]: status, pause, resume, promote, abort
+//! - [`simulation`]: a policy at work on traffic that is made up, by a virtual clock
 
 pub mod controller;
 pub mod decide;
 mod pace;
+pub mod simulation;
 mod ticks;
 pub mod verbs;
 

@@ -27,25 +27,25 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// Asked first after `wait`.
-    pub(crate) fn new(wait: Duration) -> Self {
-        Self { due: Instant::now() + wait, failures: 0, decisions: 0 }
+    /// Asked first at a time.
+    pub(crate) fn new(due: Instant) -> Self {
+        Self { due, failures: 0, decisions: 0 }
     }
 
-    /// It has evaluated, and wants to be asked again after so many milliseconds; `decided` where
+    /// It has evaluated `now`, and wants to be asked again after so many milliseconds; `decided` where
     /// something was committed.
-    pub(crate) fn evaluated(&mut self, wish: Option<u64>, decided: bool) {
+    pub(crate) fn evaluated(&mut self, now: Instant, wish: Option<u64>, decided: bool) {
         self.failures = 0;
         self.decisions += u32::from(decided);
-        self.due = Instant::now() + tick(wish, self.decisions);
+        self.due = now + tick(wish, self.decisions);
     }
 
-    /// It has given nothing. Whether that was once too often.
-    pub(crate) fn failed(&mut self, error: &PolicyError, wish: Option<u64>) -> bool {
+    /// It has given nothing `now`. Whether that was once too often.
+    pub(crate) fn failed(&mut self, now: Instant, error: &PolicyError, wish: Option<u64>) -> bool {
         // Out of fuel is late: the machine is as fast as it is, so that is no fault.
         let late = matches!(error, PolicyError::Trap(trap) if trap.kind == "fuel");
         self.failures += u32::from(!late);
-        self.due = Instant::now() + tick(wish, self.decisions).min(RETRY);
+        self.due = now + tick(wish, self.decisions).min(RETRY);
         self.failures >= FAILURES
     }
 }

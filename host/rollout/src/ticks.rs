@@ -19,7 +19,7 @@ pub(crate) async fn follow(host: Arc<Host>, live: Arc<LiveRevision>) {
     shown(&live, routed);
     let wish = routed.standing().evaluation().next_tick_ms;
     let mut following = Following {
-        pace: Pace::new(tick(wish, 0)),
+        pace: Pace::new(Instant::now() + tick(wish, 0)),
         observed: Instant::now(),
         requests: 0,
         host,
@@ -101,12 +101,12 @@ impl Following {
                     self.host.commit_standing(&self.live, standing, observed, &note)?;
                     shown(&self.live, routed);
                 }
-                self.pace.evaluated(said.next_tick_ms, decided);
+                self.pace.evaluated(Instant::now(), said.next_tick_ms, decided);
                 routed.says(said);
             }
             Err(error) => {
                 let wish = before.evaluation().next_tick_ms;
-                if self.pace.failed(&error, wish) {
+                if self.pace.failed(Instant::now(), &error, wish) {
                     routed.quarantine();
                     shown(&self.live, routed);
                     let (endpoint, policy) = (self.live.endpoint().as_str(), routed.policy());

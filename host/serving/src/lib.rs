@@ -7,7 +7,7 @@
 //! - `model_files`: a model's files in the store
 //! - [`prepare`]: from a revision's document to one that answers
 //! - [`routing`]: how a revision chooses among its variants
-//! - `slices`, `measures`: what policies see of arms, in the whole and in parts
+//! - `slices`, [`measures`]: what policies see of arms, in the whole and in parts
 //! - `evaluations`: what a routing policy that is asked again needs of the host, and rewards
 //! - [`live`]: a revision that answers, and the request's way
 //! - `alike`: variants among which chance decides take the same requests
@@ -36,7 +36,7 @@ mod evaluations;
 pub mod feedback;
 pub mod host;
 pub mod live;
-mod measures;
+pub mod measures;
 mod model_files;
 pub mod prepare;
 pub mod provider;

@@ -155,7 +155,7 @@ impl PredictionId {
 }
 
 /// The hash by which a unit is counted, the same in all revisions and arms.
-pub(crate) fn counted_unit(unit: &str) -> u64 {
+pub fn counted_unit(unit: &str) -> u64 {
     unit_hash("unit", Some(unit), 0)
 }
 

@@ -5,7 +5,7 @@ use berth_plugin::Measure;
 use berth_plugin::observing::Arm;
 
 /// An arm with the measures and distributions of what was `observed` of it.
-pub(crate) fn arm(name: String, ready: bool, observed: &Observed) -> Arm {
+pub fn arm(name: String, ready: bool, observed: &Observed) -> Arm {
     let mut arm = Arm { name, ready, ..Arm::default() };
     tally(&mut arm, None, &observed.whole);
     for (name, observed) in &observed.slices {

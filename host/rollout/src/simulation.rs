@@ -1,0 +1,255 @@
+//! A policy at work on traffic that is made up, by a virtual clock: days in seconds, and the same
+//! seed gives the same story to the byte.
+//!
+//! The policy is the component itself, asked as a host asks it; what it decides is followed by
+//! [`decide`](crate::decide), drawn by [`Shares`](berth_serving::draw::Shares), and observed by what
+//! observes in a host. What is made up are the requests, and how the arms answer them.
+//!
+//! - [`traffic`]: the file that says what traffic is like
+//! - [`story`]: what happened
+//! - `flow`, `chance`: requests at random, and how each arm answers them
+//! - `watched`: what the policy sees
+//! - `arms`: arms that are made ready and let go of
+//! - `moving`, `choosing`: a rollout, and routing among variants
+//! - `drive`: the clock
+
+mod arms;
+mod chance;
+mod choosing;
+mod drive;
+mod flow;
+mod moving;
+pub mod picture;
+pub mod story;
+mod svg;
+pub mod traffic;
+mod watched;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use berth_plugin::{Observation, Policy, PolicyError};
+use berth_serving::EndpointSpec;
+use berth_serving::documents::{Pinned, PinnedPolicy, Rollout};
+use berth_serving::rolling::ARMS;
+use berth_tensor::{Digest, Reference};
+use serde_json::{Map, Value};
+
+use self::arms::Arms;
+use self::choosing::Choosing;
+use self::drive::{Course, Drive};
+use self::flow::Flow;
+use self::moving::Moving;
+use self::story::{Story, Telling};
+use self::traffic::{Declared, Traffic, TrafficError};
+use self::watched::Watched;
+use crate::pace::Pace;
+
+/// When simulated time begins, in milliseconds since 1970: at midnight.
+const BEGINNING: u64 = 1_767_225_600_000;
+
+/// Why there is no story.
+#[derive(Debug, thiserror::Error)]
+pub enum SimulationError {
+    /// The endpoint has nothing to simulate.
+    #[error("{0}")]
+    Nothing(&'static str),
+    /// The traffic file does not fit.
+    #[error(transparent)]
+    Traffic(#[from] TrafficError),
+    /// The policy gives no evaluation at the beginning, as a host would find when the file is
+    /// applied.
+    #[error("{table}: {source}")]
+    Policy {
+        /// `rollout` or `routing`.
+        table: &'static str,
+        /// Why.
+        source: PolicyError,
+    },
+}
+
+/// Which policy of an endpoint is simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// The one that moves traffic to the next revision.
+    Rollout,
+    /// The one that chooses among variants.
+    Routing,
+}
+
+impl Table {
+    /// As the endpoint file names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rollout => "rollout",
+            Self::Routing => "routing",
+        }
+    }
+
+    /// The one that an endpoint has; of two, the rollout's unless routing is `wanted`.
+    pub fn of(spec: &EndpointSpec, wanted: Option<Self>) -> Result<Self, SimulationError> {
+        match (wanted, spec.rollout.is_some(), spec.routing.is_some()) {
+            (None | Some(Self::Rollout), true, _) => Ok(Self::Rollout),
+            (None | Some(Self::Routing), _, true) => Ok(Self::Routing),
+            (None, false, false) => Err(SimulationError::Nothing(
+                "the endpoint file has neither [rollout] nor [routing], so no policy decides anything",
+            )),
+            (Some(Self::Rollout), false, _) => {
+                Err(SimulationError::Nothing("the endpoint file has no [rollout]"))
+            }
+            (Some(Self::Routing), _, false) => {
+                Err(SimulationError::Nothing("the endpoint file has no [routing]"))
+            }
+        }
+    }
+
+    /// The policy's reference in an endpoint that has it, and its configuration.
+    pub fn policy(self, spec: &EndpointSpec) -> Option<(&Reference, &Map<String, Value>)> {
+        match self {
+            Self::Rollout => spec.rollout.as_ref().map(|it| (&it.policy, &it.config)),
+            Self::Routing => spec.routing.as_ref().map(|it| (&it.policy, &it.config)),
+        }
+    }
+
+    /// What a traffic file has to fit to.
+    pub fn declared(self, spec: &EndpointSpec) -> Declared {
+        let names = spec.attributes.keys().filter(|name| Some(*name) != spec.unit.as_ref());
+        Declared {
+            arms: match self {
+                Self::Rollout => ARMS.map(str::to_owned).to_vec(),
+                Self::Routing => spec.variants.iter().map(|it| it.name.to_string()).collect(),
+            },
+            attributes: names.map(ToString::to_string).collect(),
+            unit: spec.unit.is_some(),
+        }
+    }
+}
+
+/// What is simulated.
+pub struct Simulation<'a> {
+    /// The endpoint file, checked.
+    pub spec: &'a EndpointSpec,
+    /// Which of its policies.
+    pub table: Table,
+    /// That policy.
+    pub policy: Arc<Policy>,
+    /// What traffic is like.
+    pub traffic: &'a Traffic,
+    /// The seed of all chance.
+    pub seed: u64,
+}
+
+/// What a policy is asked with, and where it is taken down.
+struct Asked {
+    policy: Arc<Policy>,
+    table: Table,
+    /// What of an observation stays the same.
+    bare: Observation,
+    watched: Watched,
+    telling: Telling,
+    clock: Clock,
+}
+
+/// Simulated time as what paces policies has it.
+#[derive(Clone, Copy)]
+struct Clock(Instant);
+
+impl Clock {
+    /// So many microseconds after the beginning.
+    fn at(self, micros: u64) -> Instant {
+        self.0 + Duration::from_micros(micros)
+    }
+
+    /// How many microseconds after the beginning.
+    fn micros(self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.0).as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Asked {
+    fn refused(&self, source: PolicyError) -> SimulationError {
+        SimulationError::Policy { table: self.table.name(), source }
+    }
+}
+
+impl Simulation<'_> {
+    /// Goes through it. `progress` is told now and then which part of the time is over, and how many
+    /// requests have come.
+    pub fn run(&self, progress: &mut dyn FnMut(f64, u64)) -> Result<Story, SimulationError> {
+        let Self { spec, table, policy, traffic, seed } = self;
+        let declared = table.declared(spec);
+        traffic.check(&declared)?;
+        let missing = SimulationError::Nothing("the endpoint file has no such policy");
+        let (reference, config) = table.policy(spec).ok_or(missing)?;
+        let unit = spec.unit.as_ref().map(ToString::to_string);
+        let config = Value::Object(config.clone());
+        let bare = Observation {
+            config: config.to_string(),
+            attributes: spec.attributes.keys().map(ToString::to_string).collect(),
+            unit: unit.clone(),
+            ..Observation::default()
+        };
+        let names = declared.arms;
+        let flow = Flow::new(traffic, &names, &spec.slices, unit.is_some(), *seed);
+        let telling = Telling::new(names.len(), traffic.duration.0);
+        let watched = Watched::new(names.clone(), spec.slices.clone());
+        let clock = Clock(Instant::now());
+        let pace = Pace::new(clock.at(0));
+        let policy = Arc::clone(policy);
+        let asked = Asked { policy, table: *table, bare, watched, telling, clock };
+        // Stands for the revision, whose digest the draws of a rollout and the policy's own chance
+        // go by.
+        let revision = Digest::of(format!("{}\n{seed}", serde_json::json!(spec)).as_bytes());
+        let endpoint = spec.name.to_string();
+        let (course, ready) = match table {
+            Table::Rollout => {
+                let rollout = self.rollout(reference, revision);
+                (Course::Moving(Box::new(Moving::new(rollout, &endpoint, pace))), 1)
+            }
+            Table::Routing => {
+                let choosing = Choosing::new(&endpoint, names.len(), revision, pace);
+                (Course::Choosing(Box::new(choosing)), names.len())
+            }
+        };
+        let arms = Arms::new(names.len(), ready);
+        let mut drive = Drive::new(traffic, flow, asked, arms, names.clone(), course, unit);
+        let end = drive.run(progress)?;
+        let (shares, outcome) = (drive.shares(), drive.ended().cloned());
+        let by_request = matches!(&drive.course, Course::Choosing(it) if it.by_request());
+        let bare = Story {
+            endpoint,
+            policy: reference.to_string(),
+            config,
+            kind: table.name(),
+            seed: *seed,
+            arms: names,
+            by_request,
+            outcome,
+            ..Story::default()
+        };
+        Ok(drive.asked.telling.told(end, shares, bare))
+    }
+
+    fn rollout(&self, reference: &Reference, next: Digest) -> Rollout {
+        let spec = self.spec.rollout.as_ref();
+        let policy = Pinned { name: reference.name.clone(), version: 0, digest: Digest::of(&[]) };
+        Rollout {
+            arms: [Digest::of(b"live"), next],
+            policy: PinnedPolicy {
+                policy,
+                config: spec.map(|spec| spec.config.clone()).unwrap_or_default(),
+            },
+            max_step: spec.and_then(|spec| spec.max_step),
+            started_ms: BEGINNING,
+            paused: false,
+            share: 0.0,
+            evaluation: None,
+            order: None,
+        }
+    }
+}
+
+/// The time that policies see, so many microseconds after the beginning.
+fn now_ms(micros: u64) -> u64 {
+    BEGINNING + micros / 1000
+}

@@ -1,0 +1,173 @@
+//! A rollout by a virtual clock: what the controller does in a host, with what it commits kept here.
+
+use std::sync::Arc;
+
+use berth_plugin::{ArmState, Observation, Phase};
+use berth_serving::ArmStatus;
+use berth_serving::documents::{Order, Outcome, Rollout};
+use berth_serving::draw::Shares;
+
+use super::arms::Arms;
+use super::flow::Flow;
+use super::story::{Ended, seconds};
+use super::{Asked, Clock, SimulationError, now_ms};
+use crate::decide;
+use crate::pace::Pace;
+
+/// A rollout.
+pub(super) struct Moving {
+    rollout: Rollout,
+    salt: String,
+    shares: Shares,
+    pace: Pace,
+    seen: Option<Vec<ArmStatus>>,
+    pub(super) ended: Option<Ended>,
+}
+
+impl Moving {
+    pub(super) fn new(rollout: Rollout, endpoint: &str, pace: Pace) -> Self {
+        let salt = format!("{endpoint}\n{}", rollout.arms[1]);
+        let shares = shares_of(rollout.share);
+        let (seen, ended) = (None, None);
+        Self { rollout, salt, shares, pace, seen, ended }
+    }
+
+    /// When the policy is asked next, in microseconds; not once the end was decided.
+    pub(super) fn due(&self, clock: Clock) -> u64 {
+        match self.rollout.order {
+            None => clock.micros(self.pace.due),
+            Some(_) => u64::MAX,
+        }
+    }
+
+    /// Arms that get a copy of what others answer.
+    pub(super) fn shadows(&self) -> impl Iterator<Item = usize> {
+        let evaluation = self.rollout.evaluation.iter().filter(|_| self.rollout.order.is_none());
+        evaluation.flat_map(|it| it.arms.iter().filter(|arm| arm.shadow).map(|arm| arm.arm))
+    }
+
+    /// What requests are hashed with.
+    pub(super) fn salt(&self) -> &str {
+        &self.salt
+    }
+
+    /// The share of each arm.
+    pub(super) fn shares(&self) -> Vec<f64> {
+        vec![1.0 - self.rollout.share, self.rollout.share]
+    }
+
+    /// The arm of a request by its hash: the one drawn, or where that is not ready the other.
+    pub(super) fn draw(&self, hash: u64, arms: &Arms) -> Option<usize> {
+        let drawn = self.shares.draw(hash).0;
+        [drawn, 1 - drawn].into_iter().find(|&arm| arms.ready(arm))
+    }
+
+    /// One round, as in `controller`: decide, then bring about.
+    pub(super) fn round(
+        &mut self,
+        now: u64,
+        asked: &mut Asked,
+        arms: &mut Arms,
+        flow: &Flow,
+    ) -> Result<(), SimulationError> {
+        if self.ended.is_some() {
+            return Ok(());
+        }
+        let statuses = arms.statuses();
+        let aborted = |rollout: &Rollout| {
+            rollout.order.as_ref().is_some_and(|order| order.outcome == Outcome::Aborted)
+        };
+        if let ArmStatus::Broken(problem) = &statuses[1]
+            && !aborted(&self.rollout)
+        {
+            self.abort(now, format!("the next revision cannot be prepared: {problem}"), asked);
+        }
+        let changed = self.seen.as_ref() != Some(&statuses);
+        if self.rollout.order.is_none() && (changed || now >= self.due(asked.clock)) {
+            self.evaluate(now, asked, &statuses)?;
+            self.seen = Some(statuses);
+        }
+        self.bring_about(now, arms, flow);
+        Ok(())
+    }
+
+    fn evaluate(
+        &mut self,
+        now: u64,
+        asked: &mut Asked,
+        statuses: &[ArmStatus],
+    ) -> Result<(), SimulationError> {
+        let next = self.rollout.arms[1];
+        let observation = Observation {
+            now_ms: now_ms(now),
+            seed: u64::from_le_bytes(*next.as_bytes().first_chunk().unwrap_or(&[0; 8])),
+            ..asked.bare.clone()
+        };
+        let observation = Arc::new(asked.watched.observation(statuses, observation));
+        let plan = self.rollout.evaluation.as_ref().map(|evaluation| &evaluation.plan);
+        match asked.policy.evaluate(&observation, plan) {
+            Ok(evaluation) => {
+                let after = decide::after(&self.rollout, &evaluation);
+                let decided = after.is_some();
+                if let Some(after) = after {
+                    self.rollout = after;
+                    let message = decide::message(&evaluation);
+                    asked.telling.decided(now, evaluation.phase, self.shares(), message);
+                }
+                let wish = decide::wish(&evaluation, self.rollout.share);
+                self.pace.evaluated(asked.clock.at(now), wish, decided);
+            }
+            // What a host refuses when the file is applied.
+            Err(error) if self.seen.is_none() => return Err(asked.refused(error)),
+            Err(error) => {
+                asked.telling.failures += 1;
+                let last = self.rollout.evaluation.as_ref();
+                let wish = last.and_then(|last| decide::wish(last, self.rollout.share));
+                if self.pace.failed(asked.clock.at(now), &error, wish) {
+                    let why = decide::not_asked_any_more(&self.rollout.policy.policy, &error);
+                    self.abort(now, why, asked);
+                }
+            }
+        }
+        self.shares = shares_of(self.rollout.share);
+        Ok(())
+    }
+
+    fn abort(&mut self, now: u64, why: String, asked: &mut Asked) {
+        self.rollout.share = 0.0;
+        self.shares = shares_of(0.0);
+        asked.telling.decided(now, Phase::Failed, self.shares(), &why);
+        let who = "berth".to_owned();
+        self.rollout.order = Some(Order { outcome: Outcome::Aborted, who, why });
+    }
+
+    /// Has the arms be what was decided. What is stopped is free before anything is prepared.
+    fn bring_about(&mut self, now: u64, arms: &mut Arms, flow: &Flow) {
+        if let Some(Order { outcome, why, .. }) = self.rollout.order.clone() {
+            let winner = usize::from(outcome == Outcome::Promoted);
+            if arms.ready(winner) {
+                self.rollout.share = winner as f64;
+                self.shares = shares_of(self.rollout.share);
+                arms.stop(1 - winner);
+                self.ended = Some(Ended { at: seconds(now), outcome, why });
+                return;
+            }
+        }
+        let wanted = self.rollout.wanted();
+        for (arm, wanted) in wanted.into_iter().enumerate() {
+            if wanted == ArmState::Stopped {
+                arms.stop(arm);
+            }
+        }
+        let leaving = arms.statuses().contains(&ArmStatus::Leaving);
+        for (arm, wanted) in wanted.into_iter().enumerate() {
+            if wanted != ArmState::Stopped && !leaving {
+                arms.prepare(arm, now, flow.prepare(arm));
+            }
+        }
+    }
+}
+
+fn shares_of(next: f64) -> Shares {
+    Shares::from_weights(&[1.0 - next, next])
+}
