@@ -61,6 +61,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/endpoints/{name}", get(endpoint).delete(delete))
         .route("/v1/endpoints/{name}/history", get(history))
         .route("/v1/endpoints/{name}/rollback", post(rollback))
+        .route("/v1/endpoints/{name}/shadow", get(shadow))
         .route("/v1/endpoints/{name}/rollout", get(rollout))
         .route("/v1/endpoints/{name}/rollout/{verb}", post(ask_rollout))
         .route("/v1/endpoints/{name}/predictions", get(predictions::query))
@@ -251,6 +252,10 @@ async fn endpoint(State(admin): State<Admin>, Path(name): Path<String>) -> Answe
 
 async fn history(State(admin): State<Admin>, Path(name): Path<String>) -> Answer {
     Ok(Json(admin.host.history(&name.parse()?)?).into_response())
+}
+
+async fn shadow(State(admin): State<Admin>, Path(name): Path<String>) -> Answer {
+    Ok(Json(admin.host.shadows(&name.parse()?)?).into_response())
 }
 
 async fn rollout(State(admin): State<Admin>, Path(name): Path<String>) -> Answer {

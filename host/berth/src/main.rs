@@ -5,6 +5,7 @@
 //! - [`rollout`]: what an operator asks of a rollout
 //! - [`predictions`]: what an operator asks of recorded predictions
 //! - [`simulate`]: a policy on made-up traffic
+//! - [`shadow`]: what an operator asks of shadows
 //! - [`client`]: the admin port from the other side
 //! - [`endpoint_file`]: endpoint files and their assets
 //! - [`spec_text`]: the text of an endpoint file
@@ -18,6 +19,7 @@ mod predictions;
 mod progress;
 mod rollout;
 mod serve;
+mod shadow;
 mod simulate;
 mod spec_text;
 mod table;
@@ -60,6 +62,8 @@ enum Command {
     Replay(predictions::ReplayCommand),
     /// Try an endpoint's policy on made-up traffic, by a virtual clock; needs no host.
     Simulate(simulate::Simulate),
+    /// Look at what shadows did.
+    Shadow(shadow::ShadowCommand),
     /// What the host starts for each component: compiles standard input to standard output.
     #[command(name = COMPILE_COMMAND, hide = true)]
     CompileComponent {
@@ -98,6 +102,7 @@ fn main() -> ExitCode {
         Command::Predictions(command) => command.run(),
         Command::Replay(command) => command.run(),
         Command::Simulate(simulate) => simulate.run(),
+        Command::Shadow(command) => command.run(),
         Command::CompileComponent { cpu, memory } => {
             let bounds = Bounds { cpu: Duration::from_secs(cpu), memory: Some(memory) };
             compile_standard_input(bounds).map_err(anyhow::Error::from)

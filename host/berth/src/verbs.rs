@@ -423,8 +423,12 @@ fn show(endpoint: &Value) {
         say(&format!("routing    {}@{} {config}", cell(&policy["name"]), policy["version"]));
         if endpoint["quarantined"] == true {
             say(
-                "           in quarantine: it answered the same request differently, so the shares below decide",
+                "           in quarantine: it answered the same request differently or failed again and again, so the shares below decide",
             );
+        }
+        let said = &endpoint["said"];
+        if said["message"].as_str().is_some_and(|message| !message.is_empty()) {
+            say(&format!("           {}: {}", cell(&said["phase"]), cell(&said["message"])));
         }
     }
     if !revision["limits"].is_null() {
@@ -445,13 +449,24 @@ fn show(endpoint: &Value) {
         let share = endpoint["shares"][index]
             .as_f64()
             .map_or_else(String::new, |share| format!("{:.2} %", share * 100.0));
+        let observed = &endpoint["observed"][index];
+        let mean = |name: &str| {
+            let value = &observed["values"][name];
+            let mean = value["sum"].as_f64().zip(value["count"].as_f64());
+            mean.map_or_else(String::new, |(sum, count)| format!("{:.4}", sum / count))
+        };
         vec![
             cell(&variant["name"]),
             share,
+            cell(&observed["requests"]),
+            cell(&observed["errors"]),
+            mean("reward"),
             pinned(&variant["processor"]),
             models.join(", "),
             variant["config"].to_string(),
         ]
     });
-    print(&["VARIANT", "SHARE", "PROCESSOR", "MODELS", "CONFIG"], &rows.collect::<Vec<_>>());
+    let heading =
+        ["VARIANT", "SHARE", "REQUESTS", "ERRORS", "REWARD", "PROCESSOR", "MODELS", "CONFIG"];
+    print(&heading, &rows.collect::<Vec<_>>());
 }

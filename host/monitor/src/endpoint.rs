@@ -14,6 +14,8 @@ const POLICY_FAILURES: &str = "berth_policy_failures_total";
 const FALLBACKS: &str = "berth_fallbacks_total";
 const QUARANTINED: &str = "berth_policy_quarantined";
 const ROUTING_SHARE: &str = "berth_routing_share";
+const SHADOWS: &str = "berth_shadows_total";
+const SHADOWS_DROPPED: &str = "berth_shadows_dropped_total";
 const REFUSED: &str = "berth_requests_refused_total";
 const BATCHES: &str = "berth_model_batches_total";
 const BATCHED: &str = "berth_model_batched_requests_total";
@@ -32,6 +34,8 @@ pub(crate) fn describe() {
     describe_counter!(FALLBACKS, "Requests that another variant had after one failed, by reason.");
     describe_gauge!(QUARANTINED, "1 while a routing policy is not asked any more, else 0.");
     describe_gauge!(ROUTING_SHARE, "The share of a variant, 0 to 1, as its policy decided last.");
+    describe_counter!(SHADOWS, "Copies that a shadow has had, by how its answer compares.");
+    describe_counter!(SHADOWS_DROPPED, "Copies that were dropped for want of room.");
     describe_counter!(REFUSED, "Requests refused at once because too many were under way.");
     describe_counter!(BATCHES, "Runs of a model that answered several requests at once.");
     describe_counter!(BATCHED, "Requests that those runs answered.");
@@ -108,6 +112,22 @@ pub fn policy_failed(endpoint: &str, policy: &str, reason: &'static str) {
         ("reason", reason.to_owned()),
     ];
     counter!(POLICY_FAILURES, &labels).increment(1);
+}
+
+/// A shadow of `endpoint` came to the end of a copy: it `agreed`, `differed` or `failed`.
+pub fn shadowed(endpoint: &str, variant: &str, result: &'static str) {
+    let labels = [
+        ("endpoint", endpoint.to_owned()),
+        ("variant", variant.to_owned()),
+        ("result", result.to_owned()),
+    ];
+    counter!(SHADOWS, &labels).increment(1);
+}
+
+/// A copy for a shadow of `endpoint` was dropped, for want of room in the `queue` or by the `load`.
+pub fn shadow_dropped(endpoint: &str, reason: &'static str) {
+    let labels = [("endpoint", endpoint.to_owned()), ("reason", reason.to_owned())];
+    counter!(SHADOWS_DROPPED, &labels).increment(1);
 }
 
 /// A request was refused before a variant was chosen, because too many were under way.

@@ -20,7 +20,7 @@ pub mod values;
 
 pub use endpoint::{
     EndpointMetrics, policy_failed, policy_quarantined, ran_together, refused,
-    resident_model_bytes, rollout_ended, rollout_share, routing_shares,
+    resident_model_bytes, rollout_ended, rollout_share, routing_shares, shadow_dropped, shadowed,
 };
 pub use exporter::{Exporter, ExporterError};
 pub use observations::{Exposed, Observations, Observed, SLICES};

@@ -81,7 +81,17 @@ pub struct Evaluation {
     pub attributes: Vec<(String, String)>,
 }
 
+/// The attribute of an evaluation that says for what part of the requests, 0 to 1, its shadows get a
+/// copy; without it, of all.
+const SHADOW_SAMPLE: &str = "shadow-sample";
+
 impl Evaluation {
+    /// For what part of the requests, 0 to 1, an arm gets a copy.
+    pub fn shadow(&self, arm: usize) -> f64 {
+        let named = |known: &&ArmEvaluation| known.arm == arm && known.shadow;
+        self.arms.iter().find(named).map_or(0.0, |_| sample(&self.attributes).unwrap_or(1.0))
+    }
+
     /// The weight of each of `arms` arms, in their order.
     pub fn weights(&self, arms: usize) -> Vec<f64> {
         let mut weights = vec![0.0; arms];
@@ -156,6 +166,12 @@ impl PolicyError {
     }
 }
 
+/// The part that an evaluation's attributes say, when they say one.
+fn sample(attributes: &[(String, String)]) -> Option<f64> {
+    let said = attributes.iter().find(|(name, _)| name == SHADOW_SAMPLE);
+    said.and_then(|(_, value)| value.parse().ok()).filter(|part| (0.0..=1.0).contains(part))
+}
+
 /// An evaluation that can be followed among so many `arms`.
 pub(crate) fn checked(
     evaluation: evaluating::Evaluation,
@@ -182,6 +198,10 @@ pub(crate) fn checked(
             "arm {} gets {} of the sessions",
             arm.arm, arm.sessions
         )));
+    }
+    let says = evaluation.attributes.iter().any(|(name, _)| name == SHADOW_SAMPLE);
+    if says && sample(&evaluation.attributes).is_none() {
+        return Err(PolicyError::Wrong(format!("its {SHADOW_SAMPLE} is no number of 0 to 1")));
     }
     let plan = Plan { schema: evaluation.plan.schema, data: evaluation.plan.data };
     if plan.data.len() + plan.schema.len() > PLAN {

@@ -226,7 +226,7 @@ impl Following {
     /// Has the arms be what was committed. What is stopped is free before anything is prepared.
     fn bring_about(&mut self, rollout: &Rollout) -> Result<Option<Duration>, ControlError> {
         let (host, rolling) = (&self.host, &self.rolling);
-        rolling.share(rollout.share);
+        rolling.follow(rollout);
         berth_monitor::rollout_share(rolling.endpoint().as_str(), rollout.share);
         if let Some(order) = &rollout.order {
             let note = Note { who: order.who.clone(), why: order.why.clone() };

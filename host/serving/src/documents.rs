@@ -9,7 +9,7 @@ use berth_tensor::{Digest, Name, TensorType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::spec::{AttributeSource, Limits, ModelSpec};
+use crate::spec::{AttributeSource, Limits, ModelSpec, ShadowSpec};
 use crate::warm_up::WarmUp;
 
 /// The store's kinds of documents.
@@ -134,6 +134,9 @@ pub struct Revision {
     pub models: BTreeMap<Name, ModelSpec>,
     /// How to choose among the variants.
     pub routing: Option<PinnedPolicy>,
+    /// How answers of shadows are compared with the live ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowSpec>,
     /// A request that every variant answers first, with its file by digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<WarmUp>,

@@ -10,6 +10,7 @@ use crate::draw::Drawn;
 use crate::error::RequestError;
 use crate::live::{LiveRevision, PredictionId};
 use crate::rolling::Exposure;
+use crate::shadow::Watched;
 
 /// What is known of a request once a variant has answered it or failed to.
 pub struct Ended<'a> {
@@ -53,11 +54,12 @@ impl Ended<'_> {
 
 impl LiveRevision {
     /// A request came to its end. On the response's path: what takes long is handed on.
-    pub(crate) fn ended(&self, ended: &Ended<'_>) {
+    pub(crate) fn ended(self: &Arc<Self>, ended: &Ended<'_>) {
         self.record(ended);
         if ended.direct {
             return;
         }
+        self.copy(ended);
         let error = ended.result.as_ref().err();
         let metrics = &self.variants[ended.answered].metrics;
         metrics.answered(error.map(RequestError::reason), ended.latency);
@@ -79,6 +81,19 @@ impl LiveRevision {
             let (error, latency) =
                 ended.fallen.map_or((error, ended.latency), |(error, at)| (Some(error), at));
             routed.observations().note(at, end(error), latency, values());
+        }
+    }
+}
+
+impl LiveRevision {
+    /// Has the shadows of a request get their copies.
+    fn copy(self: &Arc<Self>, ended: &Ended<'_>) {
+        for &arm in ended.drawn.shadows.iter().filter(|&&arm| arm != ended.answered) {
+            self.shadows.copy(ended, Watched::Variants, arm, self, arm);
+        }
+        if let Some((rolling, next)) = ended.exposure.and_then(Exposure::copy) {
+            let variant = next.choose(&ended.request.attributes, ended.prediction).arm;
+            self.shadows.copy(ended, Watched::Arms(Arc::clone(rolling)), 1, next, variant);
         }
     }
 }

@@ -102,6 +102,8 @@ impl Host {
         let admission = Arc::new(Admission {
             requests: Semaphore::new(options.max_requests),
             instances: Semaphore::new(options.max_instances),
+            most_requests: options.max_requests,
+            most_instances: options.max_instances,
         });
         let workshop = Workshop::new(store, runtime, engines, admission, recorder);
         Ok(Arc::new(Self {

@@ -9,6 +9,8 @@
 //! - [`routing`]: how a revision chooses among its variants
 //! - `slices`, [`measures`]: what policies see of arms, in the whole and in parts
 //! - `evaluations`: what a routing policy that is asked again needs of the host, and rewards
+//! - [`shadow`]: copies that other arms get once the live answer was made
+//! - `compare`, `ranks`: how far two answers are apart; [`examples`]: those that are farthest
 //! - [`live`]: a revision that answers, and the request's way
 //! - `alike`: variants among which chance decides take the same requests
 //! - [`warm_up`]: the request that every variant answers before a revision takes over
@@ -27,12 +29,14 @@
 
 mod alike;
 pub mod catalog;
+pub mod compare;
 pub mod control;
 pub mod documents;
 pub mod draw;
 pub mod ended;
 pub mod error;
 mod evaluations;
+pub mod examples;
 pub mod feedback;
 pub mod host;
 pub mod live;
@@ -40,6 +44,7 @@ pub mod measures;
 mod model_files;
 pub mod prepare;
 pub mod provider;
+mod ranks;
 mod recording;
 pub mod replay;
 mod resolve;
@@ -47,6 +52,7 @@ pub mod rolling;
 mod rollouts;
 pub mod routing;
 pub mod scores;
+pub mod shadow;
 mod sink;
 mod slices;
 pub mod spec;

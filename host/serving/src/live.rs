@@ -15,12 +15,15 @@ use berth_tensor::{Digest, Name, NamedTensor, TensorType};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use crate::compare::Compare;
 use crate::draw::Drawn;
 use crate::ended::Ended;
 use crate::error::RequestError;
+use crate::examples::Examples;
 use crate::recording::Recording;
 use crate::rolling::Exposure;
 use crate::routing::{Routed, Routing};
+use crate::shadow::Shadows;
 use crate::sink::VariantSink;
 use crate::slices::Slices;
 use crate::spec::AttributeSource;
@@ -43,6 +46,9 @@ pub struct LiveRevision {
     pub(crate) recording: Option<Recording>,
     pub(crate) variants: Vec<LiveVariant>,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) shadows: Arc<Shadows>,
+    /// When answers of its shadows agree, and of it as a shadow.
+    pub(crate) compare: Compare,
     pub(crate) share: Arc<Share>,
     /// Instances that it may hold: fewer than there are, so that one endpoint's plugin cannot take
     /// every instance from the others.
@@ -55,6 +61,8 @@ pub(crate) struct Share {
     pub(crate) instances: AtomicUsize,
     /// Where its models run.
     pub(crate) lane: Arc<Lane>,
+    /// What is kept of its shadows.
+    pub(crate) shadows: Examples,
 }
 
 /// One of the instances that an endpoint holds.
@@ -81,6 +89,9 @@ pub(crate) struct Admission {
     pub(crate) requests: Semaphore,
     /// Processor instances under way.
     pub(crate) instances: Semaphore,
+    /// The most of each.
+    pub(crate) most_requests: usize,
+    pub(crate) most_instances: usize,
 }
 
 /// One way to answer, ready.
@@ -146,6 +157,13 @@ impl PredictionId {
     /// The same as a number.
     pub fn number(self) -> u128 {
         self.0.as_u128()
+    }
+
+    /// Whether it is among a `part`, 0 to 1, of all ids: by chance, another one for another `salt`.
+    pub(crate) fn falls_below(self, part: f64, salt: u64) -> bool {
+        let hash = unit_hash("shadow", None, self.chance().wrapping_add(salt));
+        // 53 bits are what a double holds exactly.
+        ((hash >> 11) as f64 / (1u64 << 53) as f64) < part
     }
 
     /// Random bits, the same for the same id: what stands for the unit where there is none.
@@ -272,7 +290,7 @@ impl LiveRevision {
     }
 
     /// Answers one request.
-    pub async fn answer(&self, incoming: Incoming) -> Outcome<'_> {
+    pub async fn answer(self: &Arc<Self>, incoming: Incoming) -> Outcome<'_> {
         let start = Instant::now();
         let prediction = PredictionId::new();
         let Ok(_admitted) = self.admission.requests.try_acquire() else {

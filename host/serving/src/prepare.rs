@@ -24,10 +24,12 @@ use crate::documents::{
     OBSERVED_VARIANTS, Pinned, PinnedPolicy, PinnedVariant, Revision, VariantsObserved,
 };
 use crate::error::ControlError;
+use crate::examples::Examples;
 use crate::live::{Admission, LiveRevision, LiveVariant, Processing, Share, Way};
 use crate::model_files::{ModelBlobs, Trials};
 use crate::recording::Recording;
 use crate::routing::{Asked, Routed, Routing};
+use crate::shadow::Shadows;
 use crate::sink::{Places, VariantSink};
 use crate::slices::Slices;
 use crate::spec::{Limits, SpecError};
@@ -42,6 +44,7 @@ pub(crate) struct Workshop {
     pub(crate) engines: Arc<Engines>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) recorder: Arc<Recorder>,
+    shadows: Arc<Shadows>,
     /// Instances that one endpoint may hold at once.
     pub(crate) instances_each: usize,
     models: Shared<(Digest, ModelOptions), Opened>,
@@ -98,6 +101,7 @@ impl Workshop {
             store,
             runtime,
             engines,
+            shadows: Arc::new(Shadows::new(Arc::clone(&admission))),
             admission,
             recorder,
             models: Shared::new(),
@@ -151,7 +155,11 @@ impl Workshop {
     /// What an endpoint has of what all share.
     fn share(&self, endpoint: &Name) -> Result<Arc<Share>, ControlError> {
         self.shares.get_or_make(endpoint.clone(), || {
-            Ok(Arc::new(Share { instances: AtomicUsize::new(0), lane: self.runtime.lane() }))
+            Ok(Arc::new(Share {
+                instances: AtomicUsize::new(0),
+                lane: self.runtime.lane(),
+                shadows: Examples::default(),
+            }))
         })
     }
 
@@ -237,6 +245,8 @@ impl Workshop {
             share,
             most_instances: self.instances_of(&revision.limits),
             admission: Arc::clone(&self.admission),
+            shadows: Arc::clone(&self.shadows),
+            compare: revision.shadow.unwrap_or_default().compare,
         })
     }
 

@@ -38,6 +38,7 @@ impl Host {
                 .as_ref()
                 .map(|spec| self.resolve_policy("routing", &spec.policy, &spec.config))
                 .transpose()?,
+            shadow: spec.shadow,
             warm_up: self.resolve_warm_up(spec)?,
             predictions: spec.predictions.clone(),
             variants: variants?,
@@ -171,8 +172,8 @@ impl Host {
         if live.models != next.models {
             lines.push("how its models are run".into());
         }
-        if live.slices != next.slices {
-            lines.push("slices".into());
+        if (&live.slices, live.shadow) != (&next.slices, next.shadow) {
+            lines.push("slices or how shadows are compared".into());
         }
         if (&live.attributes, &live.unit, live.timeout_ms, live.direct)
             != (&next.attributes, &next.unit, next.timeout_ms, next.direct)

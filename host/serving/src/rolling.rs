@@ -46,12 +46,19 @@ pub struct Exposure {
     pub propensity: f64,
     /// By what it counts.
     pub at: Exposed,
+    /// The next revision, where it gets a copy.
+    copy: Option<Arc<LiveRevision>>,
 }
 
 impl Exposure {
     /// Where it counts.
     pub(crate) fn observations(&self) -> &Observations {
         &self.rolling.observations
+    }
+
+    /// The next revision, where it gets a copy of the request, and the rollout that it is of.
+    pub(crate) fn copy(&self) -> Option<(&Arc<Rolling>, &Arc<LiveRevision>)> {
+        self.copy.as_ref().map(|next| (&self.rolling, next))
     }
 }
 
@@ -81,7 +88,8 @@ impl Endpoint {
                     Some(source) => read(source)?,
                     None => None,
                 };
-                let hash = unit_hash(&rolling.salt, unit.as_deref(), PredictionId::new().chance());
+                let id = PredictionId::new();
+                let hash = unit_hash(&rolling.salt, unit.as_deref(), id.chance());
                 let held = rolling.held.load();
                 let drawn = held.shares.draw(hash);
                 let ready = |(arm, propensity): (usize, f64)| {
@@ -93,11 +101,13 @@ impl Endpoint {
                     _ => ready((0, 1.0)).or_else(|| ready((1, 1.0))),
                 };
                 let (revision, arm, propensity) = found.ok_or_else(|| rolling.between())?;
+                let copy = held.arms[1].as_ref().filter(|_| arm == 0 && held.shadow > 0.0);
+                let copy = copy.filter(|_| id.falls_below(held.shadow, 1)).map(Arc::clone);
                 drop(held);
                 let source = |name: &str| rolling.attributes.get(name).cloned();
                 let slices = rolling.slices.read(source, read)?;
                 let at = Exposed { arm, slices, unit: unit.as_deref().map(counted_unit) };
-                Ok(Chosen { revision, exposure: Some(Exposure { rolling, propensity, at }) })
+                Ok(Chosen { revision, exposure: Some(Exposure { rolling, propensity, at, copy }) })
             }
         }
     }
@@ -136,6 +146,8 @@ pub struct Rolling {
 struct Held {
     arms: [Option<Arc<LiveRevision>>; 2],
     shares: Shares,
+    /// For what part of the live revision's requests the next one gets a copy.
+    shadow: f64,
 }
 
 /// An arm as it is now.
@@ -177,7 +189,11 @@ impl Rolling {
             attributes: next.attributes.clone(),
             unit_name: next.unit.as_ref().map(ToString::to_string),
             slices: Slices::new(&next.slices),
-            held: ArcSwap::from_pointee(Held { arms: [None, None], shares: shares(rollout.share) }),
+            held: ArcSwap::from_pointee(Held {
+                arms: [None, None],
+                shares: shares(rollout.share),
+                shadow: shadow(rollout),
+            }),
             states: Mutex::new([Arm::Stopped, Arm::Stopped]),
             observations: Observations::new(observed, next.slices.clone()),
             said: Mutex::new(rollout.evaluation.clone()),
@@ -236,10 +252,10 @@ impl Rolling {
         })
     }
 
-    /// Draws by this share of the next revision from now on.
-    pub fn share(&self, share: f64) {
+    /// Draws as was committed from now on.
+    pub fn follow(&self, rollout: &Rollout) {
         let states = self.states();
-        self.publish(&states, shares(share));
+        self.publish(&states, shares(rollout.share), shadow(rollout));
     }
 
     /// Where requests count.
@@ -272,7 +288,7 @@ impl Rolling {
     pub(crate) fn put(&self, arm: usize, state: Arm) {
         let mut states = self.states();
         states[arm] = state;
-        self.publish(&states, self.held.load().shares.clone());
+        self.publish_arms(&states);
         drop(states);
         self.wake();
     }
@@ -306,7 +322,7 @@ impl Rolling {
             }
         };
         states[arm] = Arm::Leaving(Arc::downgrade(&taken));
-        self.publish(&states, self.held.load().shares.clone());
+        self.publish_arms(&states);
         Some(taken)
     }
 
@@ -318,12 +334,18 @@ impl Rolling {
         }
     }
 
-    fn publish(&self, states: &[Arm; 2], shares: Shares) {
+    /// The same with other arms.
+    fn publish_arms(&self, states: &[Arm; 2]) {
+        let held = self.held.load();
+        self.publish(states, held.shares.clone(), held.shadow);
+    }
+
+    fn publish(&self, states: &[Arm; 2], shares: Shares, shadow: f64) {
         let arms = states.each_ref().map(|state| match state {
             Arm::Ready(revision) => Some(Arc::clone(revision)),
             _ => None,
         });
-        self.held.store(Arc::new(Held { arms, shares }));
+        self.held.store(Arc::new(Held { arms, shares, shadow }));
     }
 
     fn states(&self) -> std::sync::MutexGuard<'_, [Arm; 2]> {
@@ -337,6 +359,11 @@ impl Rolling {
             self.endpoint.as_str()
         ))
     }
+}
+
+/// For what part of the live revision's requests the next one gets a copy.
+fn shadow(rollout: &Rollout) -> f64 {
+    rollout.evaluation.as_ref().map_or(0.0, |evaluation| evaluation.shadow(1))
 }
 
 /// Shares of the live revision and the next.

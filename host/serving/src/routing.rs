@@ -55,6 +55,8 @@ pub struct Standing {
     routers: Option<Routers>,
     /// For each arm.
     fallbacks: Vec<Vec<usize>>,
+    /// Arms that get copies, with the probability of each.
+    shadows: Vec<(usize, f64)>,
 }
 
 impl Standing {
@@ -129,10 +131,13 @@ impl Routed {
             match routers.route(&subject) {
                 Ok(decision) => {
                     let shares = Shares::from_decision(&decision.shares, self.variants.len());
+                    let drawn = Drawn::from(shares.draw(hash));
+                    let shadows = decision.shadows.iter().map(|share| (share.arm, share.weight));
                     return Drawn {
                         reason: decision.reason,
                         fallbacks: decision.fallbacks,
-                        ..Drawn::from(shares.draw(hash))
+                        shadows: copied(shadows, drawn.arm, id),
+                        ..drawn
                     };
                 }
                 Err(error) => {
@@ -147,7 +152,11 @@ impl Routed {
             }
         }
         let drawn = Drawn::from(standing.shares.draw(hash));
-        Drawn { fallbacks: standing.fallbacks[drawn.arm].clone(), ..drawn }
+        Drawn {
+            fallbacks: standing.fallbacks[drawn.arm].clone(),
+            shadows: copied(standing.shadows.iter().copied(), drawn.arm, id),
+            ..drawn
+        }
     }
 
     /// Whether every request is drawn for by shares alone, now and after each evaluation.
@@ -229,6 +238,16 @@ fn seen(sees: &Observation, variants: &[String], observed: &[Observed]) -> Obser
     Observation { now_ms: now_ms(), arms: arms.collect(), ..sees.clone() }
 }
 
+/// The arms but the drawn one that get a copy of a request, by the probability of each.
+fn copied(
+    shadows: impl Iterator<Item = (usize, f64)>,
+    drawn: usize,
+    id: PredictionId,
+) -> Vec<usize> {
+    let gets = |&(arm, part): &(usize, f64)| arm != drawn && id.falls_below(part, arm as u64);
+    shadows.filter(gets).map(|(arm, _)| arm).collect()
+}
+
 /// What follows from an evaluation.
 fn follow(
     policy: &Arc<Policy>,
@@ -241,6 +260,10 @@ fn follow(
         shares: Shares::from_weights(&evaluation.weights(arms.len())),
         routers: policy.routers(observation, &evaluation.plan, quarantined)?,
         fallbacks: fallbacks(&arms, &evaluation.attributes)?,
+        shadows: (0..arms.len())
+            .map(|arm| (arm, evaluation.shadow(arm)))
+            .filter(|(_, part)| *part > 0.0)
+            .collect(),
         evaluation,
     })
 }

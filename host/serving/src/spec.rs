@@ -12,6 +12,7 @@ use berth_tensor::{Digest, Name, Reference};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::compare::Compare;
 use crate::provider::ProviderSpec;
 use crate::slices;
 use crate::warm_up::WarmUp;
@@ -50,6 +51,9 @@ pub struct EndpointSpec {
     /// How to move traffic to the next revision; without it the next takes over when it is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutSpec>,
+    /// How answers of shadows are compared with the live ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowSpec>,
     /// A request that every variant answers before a revision takes over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<WarmUp>,
@@ -212,6 +216,15 @@ pub struct RolloutSpec {
     pub max_step: Option<f64>,
 }
 
+/// How answers of shadows are compared with the live ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShadowSpec {
+    /// When two answers agree.
+    #[serde(default)]
+    pub compare: Compare,
+}
+
 /// One way to answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -303,6 +316,7 @@ impl EndpointSpec {
             let problem = format!("{step} is not above 0 and up to 1");
             return Err(SpecError::new("rollout.max_step", problem));
         }
+        self.shadow.map_or(Ok(()), |shadow| shadow.compare.check())?;
         self.warm_up.as_ref().map_or(Ok(()), WarmUp::check)?;
         if let Some(Err((key, problem))) = self.predictions.as_ref().map(PredictionsSpec::check) {
             return Err(SpecError::new(format!("predictions.{key}"), problem));

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use berth_monitor::{Sum, Tally};
+use berth_monitor::{Observed, Sum, Tally};
 use berth_plugin::Phase;
 use berth_store::Change;
 use berth_tensor::Name;
 use serde::Serialize;
 
 use crate::catalog::read;
+use crate::compare::Compare;
 use crate::documents::{ENDPOINT, EndpointRecord, EndpointState, Revision, Rollout};
 use crate::error::ControlError;
+use crate::examples::Example;
 use crate::host::Host;
-use crate::rolling::Endpoint;
+use crate::rolling::{ARMS, Endpoint};
 use crate::routing::Routed;
 
 /// Changes to an endpoint that its history shows.
@@ -88,6 +90,57 @@ impl From<&Tally> for Numbers {
     }
 }
 
+/// What the shadows of an endpoint did, as an operator sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShadowView {
+    /// The endpoint.
+    pub endpoint: Name,
+    /// When two answers agree.
+    pub compare: Compare,
+    /// Those that had copies: variants of the live revision, and the next revision of the last rollout.
+    pub arms: Vec<ShadowArm>,
+    /// Copies that were dropped for want of room, since the host was started.
+    pub dropped: u64,
+    /// Answers that are farthest from the live ones, worst first, since the host was started.
+    pub examples: Vec<Example>,
+}
+
+/// What a shadow did.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShadowArm {
+    /// The variant, or `next`.
+    pub name: String,
+    /// Copies that it had.
+    pub copies: u64,
+    /// Of these, those that it failed to answer.
+    pub errors: u64,
+    /// Answers that were compared.
+    pub compared: u64,
+    /// Of these, those that agreed with the live ones.
+    pub agreed: u64,
+    /// The latency within which half of the copies came to their end, in milliseconds.
+    pub median_ms: Option<f64>,
+    /// The same of 99 %.
+    pub p99_ms: Option<f64>,
+}
+
+impl ShadowArm {
+    /// None where it had no copy.
+    fn of(name: &str, observed: &Observed) -> Option<Self> {
+        let Numbers { requests, errors, median_ms, p99_ms, .. } = Numbers::from(&observed.shadow);
+        let agreement = observed.whole.values.get("agreement").copied().unwrap_or_default();
+        (requests > 0).then(|| Self {
+            name: name.to_owned(),
+            copies: requests,
+            errors,
+            compared: agreement.count,
+            agreed: agreement.sum as u64,
+            median_ms,
+            p99_ms,
+        })
+    }
+}
+
 /// One step in an endpoint's history.
 #[derive(Clone, Debug, Serialize)]
 pub struct HistoryEntry {
@@ -117,6 +170,34 @@ impl Host {
     pub fn show(&self, name: &Name) -> Result<EndpointView, ControlError> {
         let record = self.record(name)?.ok_or_else(|| no_endpoint(name))?;
         self.view(name.clone(), record)
+    }
+
+    /// What the shadows of an endpoint did.
+    pub fn shadows(&self, name: &Name) -> Result<ShadowView, ControlError> {
+        let record = self.record(name)?.ok_or_else(|| no_endpoint(name))?;
+        let endpoint = self.snapshot.load().live.get(name).cloned();
+        let observed = match &endpoint {
+            Some(Endpoint::Rolling(rolling)) => rolling.observed(),
+            _ if record.rollout.is_some() => self.last_observed(name)?,
+            _ => Vec::new(),
+        };
+        let next = observed.get(1).and_then(|next| ShadowArm::of(ARMS[1], next));
+        let standing = endpoint.and_then(|endpoint| endpoint.standing().ok());
+        let routed = standing.as_ref().and_then(|live| live.routed());
+        let variants = routed.map_or_else(Vec::new, |routed| {
+            let arms = routed.variants().iter().zip(routed.observed());
+            arms.filter_map(|(name, observed)| ShadowArm::of(name, &observed)).collect()
+        });
+        let (dropped, examples) =
+            standing.as_ref().map(|live| live.share.shadows.all()).unwrap_or_default();
+        let applied = self.revision(record.applied)?;
+        Ok(ShadowView {
+            endpoint: name.clone(),
+            compare: applied.shadow.unwrap_or_default().compare,
+            arms: variants.into_iter().chain(next).collect(),
+            dropped,
+            examples,
+        })
     }
 
     /// What was done to an endpoint, latest first.

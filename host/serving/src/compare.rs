@@ -1,0 +1,459 @@
+//! How far two answers to the same request are apart. Plain values in and out.
+
+use berth_plugin::Reply;
+use berth_tensor::{DataType, NamedTensor, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::ranks::correlation;
+use crate::spec::SpecError;
+
+/// When two answers agree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compare {
+    /// They are the same.
+    #[default]
+    Exact,
+    /// Numbers differ by at most so much, times the larger of them where that is above 1.
+    Tolerance(f64),
+    /// The largest number of each row, or the first entry of each list, is the same.
+    #[serde(rename = "top-1")]
+    Top1,
+    /// The ranks of the numbers of each row are correlated at least so much, -1 to 1.
+    Rank(f64),
+}
+
+/// What [`Compare`] says of two answers that do not agree.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Difference {
+    /// How far they are apart: of two numbers the part by which they differ, of ranks what their
+    /// correlation lacks to 1; [`OTHER`] where they cannot be compared.
+    pub(crate) distance: f64,
+    /// What differs.
+    pub(crate) said: String,
+}
+
+/// The distance of what is not of one kind.
+pub(crate) const OTHER: f64 = 1e9;
+
+/// How two rows of numbers, or two entries, differ.
+type Found = Result<(), Difference>;
+
+fn other(said: String) -> Found {
+    Err(Difference { distance: OTHER, said })
+}
+
+impl Compare {
+    pub(crate) fn check(self) -> Result<(), SpecError> {
+        let problem = match self {
+            Self::Exact | Self::Top1 => return Ok(()),
+            Self::Tolerance(most) if most.is_finite() && most >= 0.0 => return Ok(()),
+            Self::Rank(least) if (-1.0..=1.0).contains(&least) => return Ok(()),
+            Self::Tolerance(_) => "a tolerance is a number that is not negative",
+            Self::Rank(_) => "a rank correlation is within -1 and 1",
+        };
+        Err(SpecError::new("shadow.compare", problem))
+    }
+
+    /// Compares the answer of a shadow with the live one.
+    pub(crate) fn replies(self, live: &Reply, shadow: &Reply) -> Found {
+        if live.tensors.is_empty() && shadow.tensors.is_empty() {
+            return self.bodies(live, shadow);
+        }
+        let names = |reply: &Reply| {
+            let mut names: Vec<String> =
+                reply.tensors.iter().map(|named| named.name.clone()).collect();
+            names.sort();
+            names
+        };
+        let (expected, found) = (names(live), names(shadow));
+        if expected != found {
+            return other(format!("outputs {found:?} in place of {expected:?}"));
+        }
+        for NamedTensor { name, tensor } in &live.tensors {
+            let Some(found) = shadow.tensors.iter().find(|found| found.name == *name) else {
+                continue;
+            };
+            self.tensors(tensor, &found.tensor).map_err(|mut difference| {
+                difference.said = format!("output {name:?}: {}", difference.said);
+                difference
+            })?;
+        }
+        Ok(())
+    }
+
+    fn tensors(self, live: &Tensor, shadow: &Tensor) -> Found {
+        let kind = |tensor: &Tensor| format!("{} {:?}", tensor.datatype(), tensor.shape());
+        if live.shape() != shadow.shape() || live.datatype() != shadow.datatype() {
+            return other(format!("{} in place of {}", kind(shadow), kind(live)));
+        }
+        if live.data() == shadow.data() {
+            return Ok(());
+        }
+        let numbers = |tensor: &Tensor| numbers(tensor.datatype(), tensor.data());
+        let (Some(expected), Some(found)) = (numbers(live), numbers(shadow)) else {
+            return other("another value".to_owned());
+        };
+        let row = live.shape().last().map_or(1, |&row| row as usize).max(1);
+        let rows = expected.chunks(row).zip(found.chunks(row)).enumerate();
+        farthest(rows.map(|(at, (live, shadow))| {
+            self.row(live, shadow).map_err(|mut difference| {
+                difference.said = format!("row {at}: {}", difference.said);
+                difference
+            })
+        }))
+    }
+
+    fn bodies(self, live: &Reply, shadow: &Reply) -> Found {
+        let (expected, found) = (live.parts.concat(), shadow.parts.concat());
+        if expected == found {
+            return Ok(());
+        }
+        let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
+        match (json(&expected), json(&found)) {
+            (Some(expected), Some(found)) => self.values(&expected, &found, "$"),
+            _ => other(format!("{} other bytes in place of {}", found.len(), expected.len())),
+        }
+    }
+
+    fn values(self, live: &Value, shadow: &Value, path: &str) -> Found {
+        let differ = || other(format!("{path}: {} in place of {}", short(shadow), short(live)));
+        match (live, shadow) {
+            (Value::Number(live), Value::Number(shadow)) => match self {
+                // A number by itself is beside what comes first.
+                Self::Top1 | Self::Rank(_) => Ok(()),
+                Self::Exact | Self::Tolerance(_) => self
+                    .row(
+                        &[live.as_f64().unwrap_or(f64::NAN)],
+                        &[shadow.as_f64().unwrap_or(f64::NAN)],
+                    )
+                    .map_err(|mut difference| {
+                        difference.said = format!("{path}: {}", difference.said);
+                        difference
+                    }),
+            },
+            (Value::Object(live), Value::Object(shadow)) => {
+                if live.len() != shadow.len() || !live.keys().all(|key| shadow.contains_key(key)) {
+                    return other(format!("{path}: other keys"));
+                }
+                farthest(
+                    live.iter().map(|(key, value)| {
+                        self.values(value, &shadow[key], &format!("{path}.{key}"))
+                    }),
+                )
+            }
+            (Value::Array(live), Value::Array(shadow)) => {
+                let numbers = |list: &[Value]| list.iter().map(Value::as_f64).collect();
+                let rows: (Option<Vec<f64>>, Option<Vec<f64>>) = (numbers(live), numbers(shadow));
+                if let (Some(live), Some(shadow)) = rows
+                    && live.len() > 1
+                    && live.len() == shadow.len()
+                {
+                    return self.row(&live, &shadow).map_err(|mut difference| {
+                        difference.said = format!("{path}: {}", difference.said);
+                        difference
+                    });
+                }
+                if let (Self::Rank(least), Some(live), Some(shadow)) =
+                    (self, ranked(live), ranked(shadow))
+                {
+                    return in_order(&live, &shadow, least, path);
+                }
+                let compared = if self == Self::Top1 { 1 } else { usize::MAX };
+                if live.len().min(compared) != shadow.len().min(compared) {
+                    return other(format!("{path}: {} in place of {}", shadow.len(), live.len()));
+                }
+                let pairs = live.iter().zip(shadow).take(compared).enumerate();
+                farthest(pairs.map(|(at, (live, shadow))| {
+                    self.values(live, shadow, &format!("{path}[{at}]"))
+                }))
+            }
+            _ if live == shadow => Ok(()),
+            _ => differ(),
+        }
+    }
+
+    /// Compares two rows of as many numbers.
+    fn row(self, live: &[f64], shadow: &[f64]) -> Found {
+        let apart = |tolerance: f64| {
+            farthest(live.iter().zip(shadow).map(|(&live, &shadow)| {
+                let same = live == shadow || live.is_nan() && shadow.is_nan();
+                let most = live.abs().max(shadow.abs()).max(1.0);
+                let by = (live - shadow).abs() / most;
+                if same || by <= tolerance {
+                    return Ok(());
+                }
+                let distance = if by.is_finite() { by } else { OTHER };
+                Err(Difference { distance, said: format!("{shadow} in place of {live}") })
+            }))
+        };
+        match self {
+            Self::Exact => apart(0.0),
+            Self::Tolerance(most) => apart(most),
+            // Of one number none is the largest.
+            Self::Top1 | Self::Rank(_) if live.len() < 2 => apart(0.0),
+            Self::Top1 => {
+                let (expected, found) = (largest(live), largest(shadow));
+                if expected == found {
+                    return Ok(());
+                }
+                let distance = (shadow[found] - shadow[expected]).abs();
+                Err(Difference {
+                    distance: if distance.is_finite() { distance } else { OTHER },
+                    said: format!("number {found} is the largest in place of {expected}"),
+                })
+            }
+            Self::Rank(least) => match correlation(live, shadow) {
+                correlation if correlation >= least => Ok(()),
+                correlation => Err(Difference {
+                    distance: 1.0 - correlation,
+                    said: format!("ranks are correlated by {correlation:.3}"),
+                }),
+            },
+        }
+    }
+}
+
+/// Of several comparisons the worst.
+fn farthest(compared: impl Iterator<Item = Found>) -> Found {
+    let worst = compared.filter_map(Result::err).max_by(|a, b| a.distance.total_cmp(&b.distance));
+    worst.map_or(Ok(()), Err)
+}
+
+/// Two lists of texts, best first: the texts of one have the same order in the other.
+fn in_order(live: &[&str], shadow: &[&str], least: f64, path: &str) -> Found {
+    let mut texts: Vec<&str> = live.to_vec();
+    texts.extend(shadow.iter().filter(|text| !live.contains(text)));
+    if texts.len() < 2 {
+        return Ok(());
+    }
+    // What is not in a list comes after all that is.
+    let places = |list: &[&str]| -> Vec<f64> {
+        let place = |text: &&str| list.iter().position(|known| known == text);
+        texts.iter().map(|text| place(text).unwrap_or(list.len()) as f64).collect()
+    };
+    let correlation = correlation(&places(live), &places(shadow));
+    if correlation >= least {
+        return Ok(());
+    }
+    let said = format!("{path}: the order is correlated by {correlation:.3}");
+    Err(Difference { distance: 1.0 - correlation, said })
+}
+
+/// The texts of a list of texts, or of objects that have one: the first of each.
+fn ranked(list: &[Value]) -> Option<Vec<&str>> {
+    fn text(value: &Value) -> Option<&str> {
+        match value {
+            Value::String(text) => Some(text),
+            Value::Object(object) => object.values().find_map(Value::as_str),
+            _ => None,
+        }
+    }
+    list.iter().map(text).collect()
+}
+
+fn largest(row: &[f64]) -> usize {
+    let mut best = 0;
+    for (at, value) in row.iter().enumerate() {
+        // What is no number is never the largest, and of equals the first is.
+        if *value > row[best] || row[best].is_nan() {
+            best = at;
+        }
+    }
+    best
+}
+
+/// The elements of a tensor as numbers; none of texts.
+fn numbers(datatype: DataType, data: &[u8]) -> Option<Vec<f64>> {
+    fn all<const N: usize>(data: &[u8], number: impl Fn([u8; N]) -> f64) -> Option<Vec<f64>> {
+        Some(data.as_chunks::<N>().0.iter().map(|bytes| number(*bytes)).collect())
+    }
+    match datatype {
+        DataType::Bool | DataType::Uint8 => all(data, |bytes: [u8; 1]| bytes[0].into()),
+        DataType::Uint16 => all(data, |bytes| u16::from_le_bytes(bytes).into()),
+        DataType::Uint32 => all(data, |bytes| u32::from_le_bytes(bytes).into()),
+        DataType::Uint64 => all(data, |bytes| u64::from_le_bytes(bytes) as f64),
+        DataType::Int8 => all(data, |bytes| i8::from_le_bytes(bytes).into()),
+        DataType::Int16 => all(data, |bytes| i16::from_le_bytes(bytes).into()),
+        DataType::Int32 => all(data, |bytes| i32::from_le_bytes(bytes).into()),
+        DataType::Int64 => all(data, |bytes| i64::from_le_bytes(bytes) as f64),
+        DataType::Fp16 => all(data, |bytes| half(u16::from_le_bytes(bytes))),
+        // The upper half of an f32.
+        DataType::Bf16 => {
+            all(data, |[low, high]: [u8; 2]| f32::from_le_bytes([0, 0, low, high]).into())
+        }
+        DataType::Fp32 => all(data, |bytes| f32::from_le_bytes(bytes).into()),
+        DataType::Fp64 => all(data, f64::from_le_bytes),
+        DataType::Bytes => None,
+    }
+}
+
+/// The first elements of a tensor, as text.
+pub(crate) fn first_numbers(tensor: &Tensor) -> String {
+    let most = tensor.data().len().min(16 * 8);
+    match numbers(tensor.datatype(), &tensor.data()[..most]) {
+        Some(numbers) => format!("{:?}", &numbers[..numbers.len().min(16)]),
+        None => format!("{} bytes", tensor.data().len()),
+    }
+}
+
+/// A number of 16 bits: a sign, five bits of exponent, ten of mantissa.
+fn half(bits: u16) -> f64 {
+    let (exponent, mantissa) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
+    let value = match exponent {
+        0 => mantissa * 2f64.powi(-24),
+        31 if mantissa == 0.0 => f64::INFINITY,
+        31 => f64::NAN,
+        _ => (1.0 + mantissa / 1024.0) * 2f64.powi(exponent - 15),
+    };
+    if bits >> 15 == 1 { -value } else { value }
+}
+
+fn short(value: &Value) -> String {
+    let text = value.to_string();
+    text[..text.floor_char_boundary(60)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn tensor(shape: &[u64], values: &[f32]) -> Reply {
+        let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let tensor = Tensor::new(DataType::Fp32, shape.to_vec(), Bytes::from(data)).unwrap();
+        Reply { tensors: vec![NamedTensor { name: "y".into(), tensor }], ..Reply::default() }
+    }
+
+    fn body(text: &str) -> Reply {
+        Reply { parts: vec![Bytes::copy_from_slice(text.as_bytes())], ..Reply::default() }
+    }
+
+    #[track_caller]
+    fn check(how: Compare, live: &Reply, shadow: &Reply, expected: Option<(f64, &str)>) {
+        match (how.replies(live, shadow), expected) {
+            (Ok(()), None) => {}
+            (Err(found), Some((distance, part))) => {
+                let near = (found.distance - distance).abs() <= distance * 1e-6;
+                assert!(near && found.said.contains(part), "{how:?}: {found:?}");
+            }
+            (found, expected) => panic!("{how:?}: {found:?}, expected {expected:?}"),
+        }
+    }
+
+    const WAYS: [Compare; 4] =
+        [Compare::Exact, Compare::Tolerance(0.01), Compare::Top1, Compare::Rank(0.9)];
+
+    #[test]
+    fn tensors_are_compared_by_rows() {
+        let live = tensor(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 9.0, 6.0]);
+        let one = |row: [f32; 3]| tensor(&[2, 3], &[1.0, 2.0, 3.0, row[0], row[1], row[2]]);
+        let fine = [None; 4];
+        for (shadow, expected) in [
+            (live.clone(), fine),
+            (one([4.0, 9.0, 6.001]), [Some((0.000166638, "row 1: 6.00")), None, None, None]),
+            (one([5.0, 9.0, 5.5]), [Some((0.2, "5 in")), Some((0.2, "5 in")), None, None]),
+            (
+                one([4.0, 6.0, 9.0]),
+                [
+                    Some((3.0 / 9.0, "row 1")),
+                    Some((3.0 / 9.0, "row 1")),
+                    Some((3.0, "number 2 is the largest in place of 1")),
+                    Some((0.5, "correlated by 0.500")),
+                ],
+            ),
+            (
+                one([4.0, 9.0, f32::NAN]),
+                [Some((OTHER, "NaN")), Some((OTHER, "NaN")), None, Some((0.5, "correlated"))],
+            ),
+            (tensor(&[3, 2], &[1.0; 6]), [Some((OTHER, "FP32 [3, 2] in place of FP32 [2, 3]")); 4]),
+            (body("{}"), [Some((OTHER, "outputs [] in place of [\"y\"]")); 4]),
+        ] {
+            for (how, expected) in WAYS.into_iter().zip(expected) {
+                check(how, &live, &shadow, expected);
+            }
+        }
+        // Of one number none is the largest.
+        let (one, two) = (tensor(&[1], &[1.0]), tensor(&[1], &[2.0]));
+        check(Compare::Top1, &one, &two, Some((0.5, "2 in place of 1")));
+        check(Compare::Rank(0.5), &one, &one, None);
+    }
+
+    #[test]
+    fn json_is_compared_by_its_texts_and_numbers() {
+        let live = r#"{"top":[{"label":"8","score":0.9},{"label":"3","score":0.1}],"v":[1,5,2]}"#;
+        for (shadow, expected) in [
+            (live.replace(',', " , "), [None; 4]),
+            (
+                live.replace("0.9", "0.8"),
+                [Some((0.1, "$.top[0].score")), Some((0.1, "0.8")), None, None],
+            ),
+            (
+                live.replace("[1,5,2]", "[1,2,5]"),
+                [
+                    Some((0.6, "$.v")),
+                    Some((0.6, "$.v")),
+                    Some((3.0, "$.v: number 2")),
+                    Some((0.5, "$.v: ranks")),
+                ],
+            ),
+            (
+                live.replace('8', "#").replace('3', "8").replace('#', "3"),
+                [
+                    Some((OTHER, "in place of")),
+                    Some((OTHER, "in place of")),
+                    Some((OTHER, "$.top[0].label")),
+                    Some((2.0, "$.top: the order is correlated by -1.000")),
+                ],
+            ),
+            (
+                live.replace("score", "p"),
+                [
+                    Some((OTHER, "other keys")),
+                    Some((OTHER, "other keys")),
+                    Some((OTHER, "other keys")),
+                    None,
+                ],
+            ),
+            ("not json".into(), [Some((OTHER, "other bytes")); 4]),
+        ] {
+            for (how, expected) in WAYS.into_iter().zip(expected) {
+                check(how, &body(live), &body(&shadow), expected);
+            }
+        }
+        check(Compare::Top1, &body("text"), &body("text"), None);
+    }
+
+    #[test]
+    fn halves_are_numbers() {
+        for (bits, expected) in [
+            (0x0000, 0.0),
+            (0x3c00, 1.0),
+            (0xc000, -2.0),
+            (0x3555, 0.333_251_953_125),
+            (0x0001, 5.960_464_477_539_063e-8),
+            (0x7bff, 65504.0),
+            (0xfc00, f64::NEG_INFINITY),
+        ] {
+            assert_eq!(half(bits), expected, "{bits:#x}");
+        }
+        assert!(half(0x7e00).is_nan());
+    }
+
+    #[test]
+    fn ways_are_written_as_they_are_meant() {
+        for (json, expected) in [
+            ("\"top-1\"", Some(Compare::Top1)),
+            ("\"exact\"", Some(Compare::Exact)),
+            (r#"{"tolerance":0.001}"#, Some(Compare::Tolerance(0.001))),
+            (r#"{"rank":0.9}"#, Some(Compare::Rank(0.9))),
+            (r#"{"tolerance":-1.0}"#, None),
+            (r#"{"rank":1.5}"#, None),
+            ("\"top-2\"", None),
+        ] {
+            let read = serde_json::from_str::<Compare>(json).ok();
+            assert_eq!(read.filter(|read| read.check().is_ok()), expected, "{json}");
+        }
+    }
+}
