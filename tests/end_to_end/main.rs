@@ -25,6 +25,7 @@
 //! - [`routing`]: which variant answers
 //! - [`routing_ticks`]: shares among variants that follow what is observed, fallbacks
 //! - [`sandbox`]: components that are hard to compile or fit no interface, limits, what is kept of a trap
+//! - [`shadows`]: copies of requests, and how their answers compare
 //! - [`shutdown`]: the two signals, and what they end
 //! - [`simulation`]: policies on made-up traffic
 //! - [`swaps`]: change after change under load leaves nothing behind
@@ -59,6 +60,7 @@ mod rollouts;
 mod routing;
 mod routing_ticks;
 mod sandbox;
+mod shadows;
 mod shutdown;
 mod simulation;
 mod support;
