@@ -1,6 +1,6 @@
 //! What clients say of predictions afterwards.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use berth_monitor::predictions::{Labels, PredictionsSpec, Summary};
@@ -24,6 +24,14 @@ pub struct Received {
 }
 
 impl Host {
+    /// Lets go of what was said of predictions that are not kept any more.
+    pub(crate) fn forget_feedback(&self, endpoint: &str) {
+        let Some(oldest_ms) = self.recorder().oldest_ms(endpoint) else { return };
+        if let Err(error) = self.store().feedback().forget(endpoint, u128::from(oldest_ms) << 80) {
+            tracing::warn!(endpoint, "feedback on old predictions stays: {error}");
+        }
+    }
+
     /// Keeps what is said of predictions of an endpoint; what counts is on the disk when this returns.
     pub async fn feedback(
         self: &Arc<Self>,
@@ -70,7 +78,7 @@ fn keep(
     mut said: Vec<Feedback>,
     spec: &PredictionsSpec,
 ) -> Result<(Received, Vec<(Summary, f64)>), ControlError> {
-    let ids: Vec<u128> = said.iter().map(|feedback| feedback.prediction).collect();
+    let ids: HashSet<u128> = said.iter().map(|feedback| feedback.prediction).collect();
     let found = host.recorder().find(endpoint, &ids)?;
     let found: HashMap<u128, Summary> = found.into_iter().map(|known| (known.id, known)).collect();
     let all = said.len();

@@ -266,6 +266,9 @@ impl Host {
         let sweeps = self.sweeps.fetch_add(1, Ordering::Relaxed);
         if sweeps.is_multiple_of(EXPIRE) {
             self.store().expire_uploads();
+            for revision in revisions.iter().filter(|revision| revision.recording.is_some()) {
+                self.forget_feedback(revision.endpoint.as_str());
+            }
         }
         let admission = &self.workshop.admission;
         let idle = admission.requests.available_permits() == self.options.max_requests;

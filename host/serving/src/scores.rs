@@ -17,6 +17,9 @@ use crate::prepare::blocking;
 /// The most rows that an answer has.
 const ROWS: usize = 4096;
 
+/// The most buckets of scores of a row.
+const BUCKETS: usize = 4096;
+
 /// What is asked about predictions.
 #[derive(Clone, Debug, Default)]
 pub struct ScoreQuery {
@@ -74,8 +77,7 @@ struct Tally {
     labels: u64,
     right: u64,
     confusion: Confusion,
-    /// Positives and negatives by score.
-    scores: BTreeMap<u32, (u64, u64)>,
+    scores: ByScore,
     /// Labels that are neither.
     others: bool,
     rewards: Moments,
@@ -197,8 +199,7 @@ impl Tally {
             (false, false) => true_negatives,
         } += 1;
         if let Some(score) = prediction.score {
-            let counts = self.scores.entry(bucket(score)).or_default();
-            *if is { &mut counts.0 } else { &mut counts.1 } += 1;
+            self.scores.add(score, is);
         }
     }
 
@@ -224,7 +225,8 @@ impl Tally {
             {
                 put(name, proportion.rate(), part(proportion));
             }
-            let (positives, negatives): (Vec<u64>, Vec<u64>) = self.scores.into_values().unzip();
+            let (positives, negatives): (Vec<u64>, Vec<u64>) =
+                self.scores.counts.into_values().unzip();
             let area = roc_auc(&positives, &negatives);
             put("roc_auc", area.value, of(area));
         }
@@ -248,9 +250,47 @@ impl Tally {
     }
 }
 
-/// Where a score falls among all, rising with it: so that they are counted to three digits.
-fn bucket(score: f64) -> u32 {
-    let bits = (score as f32).to_bits();
-    let rising = if bits >> 31 == 0 { bits | 1 << 31 } else { !bits };
-    rising >> 12
+/// Positives and negatives by score, in buckets that are as fine as they are few.
+#[derive(Default)]
+struct ByScore {
+    counts: BTreeMap<u32, (u64, u64)>,
+    /// How many bits of a score are left out.
+    coarse: u32,
+}
+
+impl ByScore {
+    fn add(&mut self, score: f64, positive: bool) {
+        let bits = (score as f32).to_bits();
+        // Rises with the score.
+        let place = if bits >> 31 == 0 { bits | 1 << 31 } else { !bits };
+        let (positives, negatives) = self.counts.entry(place >> self.coarse).or_default();
+        *if positive { positives } else { negatives } += 1;
+        while self.counts.len() > BUCKETS {
+            self.coarse += 1;
+            for (place, (positives, negatives)) in std::mem::take(&mut self.counts) {
+                let counts = self.counts.entry(place >> 1).or_default();
+                *counts = (counts.0 + positives, counts.1 + negatives);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_scores_take_few_buckets_and_keep_their_order() {
+        let mut scores = ByScore::default();
+        // Positives are at the square root of a uniform number: the area is 2/3.
+        for n in 0..100_000 {
+            let uniform = (f64::from(n) + 0.5) / 100_000.0;
+            scores.add(uniform.sqrt() - 0.5, true);
+            scores.add(uniform - 0.5, false);
+        }
+        assert!(scores.counts.len() <= BUCKETS);
+        let (positives, negatives): (Vec<u64>, Vec<u64>) = scores.counts.into_values().unzip();
+        let area = roc_auc(&positives, &negatives).value;
+        assert!((area - 2.0 / 3.0).abs() < 1e-4, "{area}");
+    }
 }

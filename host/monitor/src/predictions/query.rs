@@ -1,6 +1,6 @@
 //! Recorded predictions, found again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::{ControlFlow, Range};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::file::{FileError, Opened, digits, time_ms};
 use super::folder;
 use super::recorder::Recorder;
 use super::row::{BODY, Content, Prediction};
-use super::time::{hour, now_ms, utc};
+use super::time::{hour, now_ms, parse_time, utc};
 
 /// Which predictions are asked for: all that fit everything that is set.
 #[derive(Clone, Debug, Default)]
@@ -127,33 +127,39 @@ impl Recorder {
     }
 
     /// Those of the predictions that were recorded.
-    pub fn find(&self, endpoint: &str, ids: &[u128]) -> Result<Vec<Summary>, FileError> {
-        let fresh = self.unwritten(ids.to_vec());
+    pub fn find(&self, endpoint: &str, ids: &HashSet<u128>) -> Result<Vec<Summary>, FileError> {
+        let fresh = self.unwritten(ids.clone());
         let mut found: Vec<Summary> =
             fresh.iter().filter(|row| row.endpoint == endpoint).map(Summary::from).collect();
-        let mut by_hour: BTreeMap<String, Vec<u128>> = BTreeMap::new();
-        for &id in ids.iter().filter(|&id| !found.iter().any(|known| known.id == *id)) {
-            by_hour.entry(hour(time_ms(id))).or_default().push(id);
+        let known: HashSet<u128> = found.iter().map(|known| known.id).collect();
+        let mut by_hour: BTreeMap<String, BTreeSet<u128>> = BTreeMap::new();
+        for &id in ids.difference(&known) {
+            by_hour.entry(hour(time_ms(id))).or_default().insert(id);
         }
         for (hour, mut ids) in by_hour {
             for file in folder::open_hour(&self.folder(endpoint), &hour, &self.alone)? {
                 for (group, stated) in file.groups().into_iter().enumerate() {
-                    if !ids.iter().any(|id| (stated.first..=stated.last).contains(id)) {
+                    if ids.range(stated.first..=stated.last).next().is_none() {
                         continue;
                     }
                     let of = Rows::read(&file, group, &["prediction"])?;
                     let rows: Vec<usize> =
-                        (0..of.rows).filter(|&row| ids.contains(&of.id(row))).collect();
-                    if rows.is_empty() {
-                        continue;
+                        (0..of.rows).filter(|&row| ids.remove(&of.id(row))).collect();
+                    if !rows.is_empty() {
+                        let of = Rows::read(&file, group, &SUMMARY)?;
+                        found.extend(rows.iter().map(|&row| of.summary(row)));
                     }
-                    let of = Rows::read(&file, group, &SUMMARY)?;
-                    found.extend(rows.iter().map(|&row| of.summary(row)));
-                    ids.retain(|id| !rows.iter().any(|&row| of.id(row) == *id));
                 }
             }
         }
         Ok(found)
+    }
+
+    /// When the oldest predictions of an endpoint that are kept may have been made, in milliseconds since
+    /// 1970.
+    pub fn oldest_ms(&self, endpoint: &str) -> Option<u64> {
+        let hours = folder::hours(&self.folder(endpoint));
+        parse_time(hours.first()?, 0)
     }
 
     /// A recorded prediction, as far as it was kept.

@@ -1,6 +1,6 @@
 //! Records predictions: a queue, the thread that writes what comes, and the one that tidies up.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -59,7 +59,7 @@ pub struct Recorder {
 
 enum Message {
     Record(Box<Prediction>, Arc<PredictionsSpec>, usize),
-    Find(Vec<u128>, SyncSender<Vec<Prediction>>),
+    Find(HashSet<u128>, SyncSender<Vec<Prediction>>),
     Flush(SyncSender<()>),
 }
 
@@ -112,7 +112,7 @@ impl Recorder {
     }
 
     /// Which of these predictions were recorded, of those that are not on the disk yet.
-    pub(crate) fn unwritten(&self, ids: Vec<u128>) -> Vec<Prediction> {
+    pub(crate) fn unwritten(&self, ids: HashSet<u128>) -> Vec<Prediction> {
         let (reply, found) = mpsc::sync_channel(1);
         match self.queue.send(Message::Find(ids, reply)) {
             Ok(()) => found.recv().unwrap_or_default(),

@@ -1,6 +1,6 @@
 //! Files of predictions, without the thread that writes them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::Path;
 use std::sync::RwLock;
@@ -72,7 +72,7 @@ fn an_hour_that_is_over_is_one_file_for_each_kind_of_columns() {
     let recorder = Recorder::start(store.path(), 1 << 20).unwrap();
     expected.insert(late.id);
     assert_eq!(ids(&recorder), expected);
-    let found = recorder.find("e", &expected.iter().copied().collect::<Vec<_>>()).unwrap();
+    let found = recorder.find("e", &expected.iter().copied().collect()).unwrap();
     assert_eq!(found.len(), expected.len());
     let found = recorder.get("e", late.id).unwrap().unwrap();
     let Content::Tensor(x) = &found.inputs[0] else { panic!("{found:?}") };
@@ -126,9 +126,9 @@ fn columns_of_one_name_and_two_kinds_are_in_two_files() {
     let rows: Vec<_> = (0..).zip(kinds).map(|(n, kind)| row(NINE, n, kind)).collect();
     rows.iter().for_each(|row| recorder.record(row.clone(), &spec));
     // Found before they are on the disk, and there.
-    assert_eq!(recorder.find("e", &[rows[1].id, 7]).unwrap().len(), 1);
+    assert_eq!(recorder.find("e", &HashSet::from([rows[1].id, 7])).unwrap().len(), 1);
     recorder.flush();
     assert_eq!(names(&store.path().join("predictions/e")).len(), 3);
     assert_eq!(ids(&recorder), rows.iter().map(|row| row.id).collect());
-    assert_eq!(recorder.find("e", &[rows[1].id, 7]).unwrap().len(), 1);
+    assert_eq!(recorder.find("e", &HashSet::from([rows[1].id, 7])).unwrap().len(), 1);
 }
