@@ -17,7 +17,7 @@ const SHARDS: [usize; 2] = [16, 4];
 pub const SLICES: usize = 16;
 
 /// By what a request counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Exposed {
     /// The arm's index.
     pub arm: usize,
@@ -25,6 +25,8 @@ pub struct Exposed {
     pub slices: u16,
     /// The hash of its unit, when it has one.
     pub unit: Option<u64>,
+    /// The probability with which its arm was drawn, above 0 to 1, where that is told.
+    pub propensity: Option<f64>,
 }
 
 /// What was observed of an arm since the plan of its policy began.
@@ -124,7 +126,10 @@ impl Observations {
             values.filter_map(|(name, sum)| Some((self.names.place(Value::Metric(name))?, sum)));
         let placed = placed.inspect(|&(place, sum)| self.sum(at, place, sum));
         match at.unit {
-            Some(unit) => self.units.note(unit, at.arm, end == End::Failed, placed),
+            Some(unit) => {
+                let drawn = (at.arm, at.propensity.unwrap_or(1.0));
+                self.units.note(unit, drawn, end == End::Failed, placed);
+            }
             None => placed.for_each(drop),
         }
     }
@@ -232,7 +237,7 @@ mod tests {
         let mut before = vec![Observed::default(); 2];
         for round in 1..3u64 {
             let arms = Observations::new(before, slices());
-            let at = |slices, unit| Exposed { arm: 1, slices, unit: Some(unit) };
+            let at = |slices, unit| Exposed { arm: 1, slices, unit: Some(unit), propensity: None };
             let faces = [("faces", Sum::of(2.0).with(Sum::of(3.0)))];
             arms.note(at(0b10, 7), End::Answered, MS, faces.into_iter());
             arms.note(at(0b11, 8), End::Failed, MS, [].into_iter());

@@ -21,8 +21,12 @@ const KEPT: usize = 16 * UNITS;
 pub struct UnitMoments {
     /// Units with a request on this arm.
     pub units: u64,
-    /// Of these, those whose first request of all was on it.
+    /// Of these, those whose first request of all was on it, where chance had a choice.
     pub first: u64,
+    /// Of two arms, the moments of this one's probability when the first request of a unit was drawn,
+    /// over all units for which chance had a choice.
+    #[serde(default)]
+    pub expected: Sum,
     /// Requests.
     pub requests: f64,
     /// Their squares.
@@ -69,7 +73,7 @@ impl ValueMoments {
 }
 
 impl UnitMoments {
-    fn add(&mut self, unit: &Unit, on: &OnArm, names: &Names) {
+    fn add(&mut self, on: &OnArm, names: &Names) {
         for value in &on.values {
             let (sum, count) = (value.sum, value.count as f64);
             let Some(name) = names.name(value.place) else { continue };
@@ -88,7 +92,6 @@ impl UnitMoments {
         }
         let (requests, errors) = (f64::from(on.requests), f64::from(on.errors));
         self.units += 1;
-        self.first += u64::from(unit.first == Some(on.arm));
         self.requests += requests;
         self.requests_squares += requests * requests;
         self.errors += errors;
@@ -107,6 +110,7 @@ impl UnitMoments {
         Self {
             units: self.units + other.units,
             first: self.first + other.first,
+            expected: self.expected.with(other.expected),
             requests: self.requests + other.requests,
             requests_squares: self.requests_squares + other.requests_squares,
             errors: self.errors + other.errors,
@@ -134,8 +138,8 @@ struct Shard {
 
 #[derive(Default)]
 struct Unit {
-    /// The arm of its first request.
-    first: Option<usize>,
+    /// The arm of its first request, and the probability with which it was drawn.
+    first: Option<(usize, f64)>,
     /// The arms that it has been on.
     arms: Vec<OnArm>,
 }
@@ -198,18 +202,18 @@ impl Default for Units {
 }
 
 impl Units {
-    /// A request of a unit, by its hash, came to its end on an arm, with values by the places of their
-    /// names.
+    /// A request of a unit, by its hash, came to its end on an arm that was drawn with a probability,
+    /// with values by the places of their names.
     pub(crate) fn note(
         &self,
         hash: u64,
-        arm: usize,
+        (arm, propensity): (usize, f64),
         failed: bool,
         values: impl Iterator<Item = (usize, Sum)>,
     ) {
         let mut values = values;
         self.change(hash, |unit| {
-            unit.first.get_or_insert(arm);
+            unit.first.get_or_insert((arm, propensity));
             let on = unit.on(arm);
             on.requests = on.requests.saturating_add(1);
             on.errors = on.errors.saturating_add(u32::from(failed));
@@ -257,7 +261,17 @@ impl Units {
             shard.keep_below(bound);
             for unit in shard.units.values() {
                 for on in &unit.arms {
-                    moments[on.arm].add(unit, on, names);
+                    moments[on.arm].add(on, names);
+                }
+                // Where there was no choice, nothing tells whether chance is fair.
+                let Some((first, propensity)) = unit.first.filter(|&(_, drawn)| drawn < 1.0) else {
+                    continue;
+                };
+                moments[first].first += 1;
+                if let [one, other] = &mut moments[..] {
+                    let of = |arm| if arm == first { propensity } else { 1.0 - propensity };
+                    one.expected = one.expected.with(Sum::of(of(0)));
+                    other.expected = other.expected.with(Sum::of(of(1)));
                 }
             }
         }
@@ -287,17 +301,16 @@ mod tests {
         for (unit, arm, times, failed) in [(1, 0, 3, 0), (1, 2, 2, 2), (2, 0, 1, 1), (3, 2, 4, 1)] {
             for time in 0..times {
                 let values = [(faces, Sum::of(f64::from(time)))];
-                units.note(
-                    hash(unit),
-                    arm,
-                    time < failed,
-                    values.into_iter().filter(|_| unit == 3),
-                );
+                let values = values.into_iter().filter(|_| unit == 3);
+                // The second unit's arm was the only one that there was.
+                let propensity = if unit == 2 { 1.0 } else { 0.5 };
+                units.note(hash(unit), (arm, propensity), time < failed, values);
             }
         }
         let live = UnitMoments {
             units: 2,
-            first: 2,
+            first: 1,
+            expected: Sum::default(),
             requests: 4.0,
             requests_squares: 10.0,
             errors: 1.0,
@@ -317,6 +330,7 @@ mod tests {
         let next = UnitMoments {
             units: 2,
             first: 1,
+            expected: Sum::default(),
             requests: 6.0,
             requests_squares: 20.0,
             errors: 3.0,
@@ -337,7 +351,8 @@ mod tests {
         let (units, names) = (Units::default(), Names::new());
         for round in 0..2 {
             for unit in 0..100_000 {
-                units.note(hash(unit), usize::from(unit % 10 == 0), round == 1, [].into_iter());
+                let drawn = if unit % 10 == 0 { (1, 0.1) } else { (0, 0.9) };
+                units.note(hash(unit), drawn, round == 1, [].into_iter());
             }
         }
         let moments = units.moments(2, &names);
@@ -346,6 +361,15 @@ mod tests {
         assert!((500..=(SHARDS * UNITS) as u64).contains(&kept), "{kept} are kept");
         let part = next.units as f64 / kept as f64;
         assert!((part - 0.1).abs() < 0.05, "{part} of those kept are on the second arm");
+        // What is expected is of both arms, and close to what came.
+        for (arm, share) in [(live, 0.9), (next, 0.1)] {
+            let expected = &arm.expected;
+            let (all, sum) = (kept as f64, kept as f64 * share);
+            assert_eq!(expected.count, kept);
+            assert!((expected.sum - sum).abs() < 1e-6 * all, "{expected:?}");
+            assert!((expected.squares - sum * share).abs() < 1e-6 * all, "{expected:?}");
+            assert_eq!(arm.first, arm.units);
+        }
         // Every one of them has both its requests.
         assert_eq!((live.requests, live.errors), (2.0 * live.units as f64, live.units as f64));
     }
@@ -355,7 +379,7 @@ mod tests {
         let (units, names) = (Units::default(), Names::new());
         for unit in 0..20_000 {
             let values = (0..34).map(|place| (place, Sum::of(1.0)));
-            units.note(hash(unit), unit as usize % 64, false, values);
+            units.note(hash(unit), (unit as usize % 64, 0.5), false, values);
         }
         let kept: usize = (0..SHARDS).map(|at| units.shard(at).kept).sum();
         let counted: u64 = units.moments(64, &names).iter().map(|arm| arm.units).sum();

@@ -85,11 +85,21 @@ pub struct Evaluation {
 /// copy; without it, of all.
 const SHADOW_SAMPLE: &str = "shadow-sample";
 
+/// The attribute of an evaluation by which it says that its router would only draw from its weights,
+/// so that no request has to wait for one.
+const IDLE_ROUTER: (&str, &str) = ("router", "idle");
+
 impl Evaluation {
     /// For what part of the requests, 0 to 1, an arm gets a copy.
     pub fn shadow(&self, arm: usize) -> f64 {
         let named = |known: &&ArmEvaluation| known.arm == arm && known.shadow;
         self.arms.iter().find(named).map_or(0.0, |_| sample(&self.attributes).unwrap_or(1.0))
+    }
+
+    /// Whether a router of its policy has a say.
+    pub fn asks_router(&self) -> bool {
+        let idle = |(name, value): &(String, String)| (&**name, &**value) == IDLE_ROUTER;
+        !self.attributes.iter().any(idle)
     }
 
     /// The weight of each of `arms` arms, in their order.

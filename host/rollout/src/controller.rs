@@ -7,10 +7,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use berth_plugin::ArmState;
+use berth_plugin::{ArmState, Evaluation};
 use berth_serving::documents::{EndpointState, Order, Outcome, Rollout};
 use berth_serving::rolling::ARMS;
-use berth_serving::{ArmStatus, ControlError, Host, LiveRevision, Rolling, RolloutPolicy};
+use berth_serving::{
+    ArmStatus, ControlError, Host, LiveRevision, Rolling, RolloutPolicy, RolloutRouter,
+};
 use berth_store::Note;
 use berth_tensor::Name;
 use tokio::task::JoinHandle;
@@ -95,6 +97,8 @@ struct Following {
     host: Arc<Host>,
     rolling: Arc<Rolling>,
     policy: Option<RolloutPolicy>,
+    /// The evaluation under which requests are looked at, and the router, where it has one.
+    router: Option<(Evaluation, Option<Arc<RolloutRouter>>)>,
     pace: Pace,
     /// The arms as they were when it was asked last.
     seen: Option<[ArmStatus; 2]>,
@@ -110,6 +114,7 @@ impl Following {
             host,
             rolling,
             policy: None,
+            router: None,
             pace: Pace::new(now),
             seen: None,
             observed: now,
@@ -163,10 +168,7 @@ impl Following {
 
     /// Asks the policy and commits what it decides. Where it gives nothing, its last evaluation stands.
     fn evaluate(&mut self, rollout: Rollout) -> Result<Option<Rollout>, ControlError> {
-        let policy = match self.policy.take() {
-            Some(policy) => policy,
-            None => self.host.rollout_policy(&self.rolling, &rollout)?,
-        };
+        let policy = self.policy(&rollout)?;
         let observed = self.rolling.observed();
         let observation = self.rolling.observation(&rollout, &observed);
         let plan = rollout.evaluation.as_ref().map(|evaluation| &evaluation.plan);
@@ -223,8 +225,38 @@ impl Following {
         })
     }
 
+    /// The policy, to be put back.
+    fn policy(&mut self, rollout: &Rollout) -> Result<RolloutPolicy, ControlError> {
+        match self.policy.take() {
+            Some(policy) => Ok(policy),
+            None => self.host.rollout_policy(&self.rolling, rollout),
+        }
+    }
+
+    /// Has the policy be asked of each request, as its evaluation says, while there is a choice.
+    fn look_at_requests(&mut self, rollout: &Rollout) -> Result<(), ControlError> {
+        let choice = rollout.order.is_none() && rollout.share > 0.0;
+        let evaluation = rollout.evaluation.as_ref().filter(|_| choice);
+        if evaluation == self.router.as_ref().map(|(evaluation, _)| evaluation) {
+            return Ok(());
+        }
+        self.router = match evaluation {
+            None => None,
+            Some(evaluation) => {
+                let policy = self.policy(rollout)?;
+                let observation = self.rolling.observation(rollout, &self.rolling.observed());
+                let router = policy.router(self.rolling.endpoint(), observation, evaluation);
+                self.policy = Some(policy);
+                Some((evaluation.clone(), router.map(Arc::new)))
+            }
+        };
+        self.rolling.ask(self.router.as_ref().and_then(|(_, router)| router.clone()));
+        Ok(())
+    }
+
     /// Has the arms be what was committed. What is stopped is free before anything is prepared.
     fn bring_about(&mut self, rollout: &Rollout) -> Result<Option<Duration>, ControlError> {
+        self.look_at_requests(rollout)?;
         let (host, rolling) = (&self.host, &self.rolling);
         rolling.follow(rollout);
         berth_monitor::rollout_share(rolling.endpoint().as_str(), rollout.share);

@@ -76,7 +76,8 @@ impl LiveRevision {
                 Some(_) => self.slices.of(&ended.request.attributes),
                 None => ended.slices,
             };
-            let at = Exposed { arm: ended.drawn.arm, slices, unit: ended.unit };
+            let Drawn { arm, propensity, .. } = *ended.drawn;
+            let at = Exposed { arm, slices, unit: ended.unit, propensity: Some(propensity) };
             // Where it fell back, the drawn variant is judged by its own end.
             let (error, latency) =
                 ended.fallen.map_or((error, ended.latency), |(error, at)| (Some(error), at));

@@ -49,7 +49,11 @@ impl Host {
             let known = |arm: &usize| rolling.revision(*arm).short() == rewarded.revision;
             if let Some(arm) = (0..2).find(known) {
                 let observations = rolling.observations();
-                observations.value(Exposed { arm, slices, unit }, Value::Reward, value);
+                observations.value(
+                    Exposed { arm, slices, unit, propensity: None },
+                    Value::Reward,
+                    value,
+                );
                 declared = Some(observations.slices());
                 counted = true;
             }
@@ -65,7 +69,11 @@ impl Host {
             let observations = routed.observations();
             let same = declared.is_none_or(|declared| declared == observations.slices());
             let slices = if same { slices } else { 0 };
-            observations.value(Exposed { arm, slices, unit }, Value::Reward, value);
+            observations.value(
+                Exposed { arm, slices, unit, propensity: None },
+                Value::Reward,
+                value,
+            );
             counted = true;
         }
         counted

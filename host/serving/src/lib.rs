@@ -21,6 +21,7 @@
 //! - [`replay`]: a recorded request again
 //! - [`scores`]: how good predictions were
 //! - [`rolling`]: a rollout under way as requests see it
+//! - `rollout_router`: a rollout's policy that looks at each request
 //! - `rollouts`: what a rollout needs of the host
 //! - [`host`]: the snapshot that requests see, and how it is swapped
 //! - [`control`]: push, apply, rollback, delete
@@ -49,6 +50,7 @@ mod recording;
 pub mod replay;
 mod resolve;
 pub mod rolling;
+mod rollout_router;
 mod rollouts;
 pub mod routing;
 pub mod scores;
@@ -68,6 +70,7 @@ pub use host::{Host, HostOptions};
 pub use live::{Incoming, LiveRevision, Metadata, Outcome, PredictionId};
 pub use provider::ProviderSpec;
 pub use rolling::{ArmStatus, Chosen, Endpoint, Exposure, Rolling};
+pub use rollout_router::RolloutRouter;
 pub use rollouts::RolloutPolicy;
 pub use routing::{Routed, Standing};
 pub use spec::{AttributeSource, EndpointSpec, ModelSpec, PolicySpec, RolloutSpec, VariantSpec};

@@ -1,6 +1,6 @@
 //! What was observed of an arm, as policies see it.
 
-use berth_monitor::{Observed, Tally, ValueMoments};
+use berth_monitor::{Observed, Sum, Tally, ValueMoments};
 use berth_plugin::Measure;
 use berth_plugin::observing::Arm;
 
@@ -17,6 +17,10 @@ pub fn arm(name: String, ready: bool, observed: &Observed) -> Arm {
     };
     let first = units.first as f64;
     over_units("first-exposures".to_owned(), units.first, first, first);
+    let Sum { count, sum, squares } = units.expected;
+    if count > 0 {
+        over_units("expected-exposures".to_owned(), count, sum, squares);
+    }
     for (name, sum, sum_of_squares) in [
         ("requests-of-units", units.requests, units.requests_squares),
         ("errors-of-units", units.errors, units.errors_squares),

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use berth_monitor::{Exposed, Observations, Observed};
-use berth_plugin::{Evaluation, Observation, unit_hash};
+use berth_plugin::{Evaluation, Observation, Subject, unit_hash};
 use berth_tensor::{Digest, Name};
 use tokio::sync::Notify;
 
@@ -16,6 +16,7 @@ use crate::draw::Shares;
 use crate::error::RequestError;
 use crate::live::{LiveRevision, PredictionId, counted_unit};
 use crate::measures;
+use crate::rollout_router::RolloutRouter;
 use crate::slices::Slices;
 use crate::spec::AttributeSource;
 
@@ -91,7 +92,15 @@ impl Endpoint {
                 let id = PredictionId::new();
                 let hash = unit_hash(&rolling.salt, unit.as_deref(), id.chance());
                 let held = rolling.held.load();
-                let drawn = held.shares.draw(hash);
+                let asked = match (&held.arms, &*rolling.router.load()) {
+                    ([Some(_), Some(_)], Some(router)) => {
+                        let subject = rolling.subject(id, &mut read)?;
+                        let in_force = held.shares.probabilities(ARMS.len())[1];
+                        router.shares(rolling.endpoint.as_str(), &subject, in_force, id)
+                    }
+                    _ => None,
+                };
+                let drawn = asked.as_ref().unwrap_or(&held.shares).draw(hash);
                 let ready = |(arm, propensity): (usize, f64)| {
                     Some((Arc::clone(held.arms[arm].as_ref()?), arm, propensity))
                 };
@@ -106,7 +115,8 @@ impl Endpoint {
                 drop(held);
                 let source = |name: &str| rolling.attributes.get(name).cloned();
                 let slices = rolling.slices.read(source, read)?;
-                let at = Exposed { arm, slices, unit: unit.as_deref().map(counted_unit) };
+                let unit = unit.as_deref().map(counted_unit);
+                let at = Exposed { arm, slices, unit, propensity: Some(propensity) };
                 Ok(Chosen { revision, exposure: Some(Exposure { rolling, propensity, at, copy }) })
             }
         }
@@ -136,6 +146,8 @@ pub struct Rolling {
     slices: Slices,
     /// What requests see.
     held: ArcSwap<Held>,
+    /// What looks at each request, where the policy does.
+    router: ArcSwapOption<RolloutRouter>,
     states: Mutex<[Arm; 2]>,
     observations: Observations,
     /// What the policy said last, committed or not.
@@ -194,6 +206,7 @@ impl Rolling {
                 shares: shares(rollout.share),
                 shadow: shadow(rollout),
             }),
+            router: ArcSwapOption::empty(),
             states: Mutex::new([Arm::Stopped, Arm::Stopped]),
             observations: Observations::new(observed, next.slices.clone()),
             said: Mutex::new(rollout.evaluation.clone()),
@@ -256,6 +269,28 @@ impl Rolling {
     pub fn follow(&self, rollout: &Rollout) {
         let states = self.states();
         self.publish(&states, shares(rollout.share), shadow(rollout));
+    }
+
+    /// Has a router look at each request from now on, or none.
+    pub fn ask(&self, router: Option<Arc<RolloutRouter>>) {
+        self.router.store(router);
+    }
+
+    /// A request as a router sees it, by what the next revision declares.
+    fn subject(
+        &self,
+        id: PredictionId,
+        mut read: impl FnMut(&AttributeSource) -> Result<Option<String>, RequestError>,
+    ) -> Result<Subject, RequestError> {
+        let mut attributes = Vec::with_capacity(self.attributes.len());
+        for (name, source) in &self.attributes {
+            if let Some(value) = read(source)? {
+                attributes.push((name.to_string(), value));
+            }
+        }
+        let unit = self.unit_name.as_ref();
+        let unit = unit.and_then(|unit| attributes.iter().position(|(name, _)| name == unit));
+        Ok(Subject { attributes: attributes.into(), unit, chance: id.chance() })
     }
 
     /// Where requests count.

@@ -1,6 +1,7 @@
 //! What a rollout needs of the host: to begin, to be gone on with after a restart, to commit what was
 //! decided, to make an arm ready or let go of it, to end.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use berth_monitor::Observed;
@@ -19,6 +20,7 @@ use crate::host::{Host, give_memory_back};
 use crate::live::LiveRevision;
 use crate::prepare::blocking;
 use crate::rolling::{Arm, Endpoint, Rolling};
+use crate::rollout_router::RolloutRouter;
 use crate::sink::VariantSink;
 use crate::spec::SpecError;
 use crate::view::no_endpoint;
@@ -38,6 +40,8 @@ pub struct RolloutPolicy {
     sink: Arc<VariantSink>,
     /// The next revision's id, for the log.
     revision: String,
+    /// Its router is not asked any more.
+    quarantined: Arc<AtomicBool>,
 }
 
 impl RolloutPolicy {
@@ -55,6 +59,31 @@ impl RolloutPolicy {
             self.sink.evaluation_failed(error, &self.revision);
         }
         evaluated
+    }
+
+    /// The router under an evaluation, where there is one that has a say. A failure is counted and
+    /// logged, and leaves requests to the evaluation's shares. Blocks.
+    pub fn router(
+        &self,
+        endpoint: &Name,
+        observation: Observation,
+        evaluation: &Evaluation,
+    ) -> Option<RolloutRouter> {
+        if !evaluation.asks_router() {
+            return None;
+        }
+        let observation = Arc::new(observation);
+        let (policy, revision) = (self.sink.plugin(), self.revision.clone());
+        match self.policy.routers(&observation, &evaluation.plan, &self.quarantined) {
+            Ok(routers) => routers.map(|routers| {
+                RolloutRouter::new(routers, evaluation, Arc::clone(&self.sink), revision)
+            }),
+            Err(error) => {
+                berth_monitor::policy_failed(endpoint.as_str(), policy, error.reason());
+                self.sink.evaluation_failed(&error, &self.revision);
+                None
+            }
+        }
     }
 }
 
@@ -115,7 +144,8 @@ impl Host {
     ) -> Result<RolloutPolicy, ControlError> {
         let next = self.revision(rolling.revision(1))?;
         let (policy, sink) = self.workshop.policy(&next, &rollout.policy.policy)?;
-        Ok(RolloutPolicy { policy, sink, revision: rolling.revision(1).short() })
+        let revision = rolling.revision(1).short();
+        Ok(RolloutPolicy { policy, sink, revision, quarantined: Arc::default() })
     }
 
     /// Changes and commits what is kept of a rollout, with what was observed until then; only when

@@ -256,9 +256,13 @@ fn follow(
     quarantined: &Arc<AtomicBool>,
 ) -> Result<Standing, PolicyError> {
     let arms: Vec<&str> = observation.arms.iter().map(|arm| arm.name.as_str()).collect();
+    let routers = match evaluation.asks_router() {
+        true => policy.routers(observation, &evaluation.plan, quarantined)?,
+        false => None,
+    };
     Ok(Standing {
         shares: Shares::from_weights(&evaluation.weights(arms.len())),
-        routers: policy.routers(observation, &evaluation.plan, quarantined)?,
+        routers,
         fallbacks: fallbacks(&arms, &evaluation.attributes)?,
         shadows: (0..arms.len())
             .map(|arm| (arm, evaluation.shadow(arm)))

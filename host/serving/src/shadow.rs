@@ -109,7 +109,7 @@ impl Shadows {
         queue.bytes += bytes;
         queue.waiting.push_back(Copy {
             watched,
-            at: Exposed { arm, slices: ended.slices, unit: None },
+            at: Exposed { arm, slices: ended.slices, unit: None, propensity: None },
             target: Arc::clone(target),
             variant,
             prediction: ended.prediction,

@@ -19,9 +19,7 @@ mod config;
 mod judgement;
 mod standing;
 
-use berth_sdk::{
-    Decision, Evaluation, Observation, Plan, Policy, PolicyError, Router, Share, Subject,
-};
+use berth_sdk::{Evaluation, Observation, Plan, Policy, PolicyError};
 
 use crate::config::{Config, Setting};
 
@@ -39,24 +37,4 @@ impl Policy for Shadow {
     }
 }
 
-/// Has a sample of the requests go to the candidates.
-struct Sample(Decision);
-
-impl Router for Sample {
-    type Config = Config;
-
-    fn create(config: Config, observation: &Observation, plan: Plan) -> Result<Self, PolicyError> {
-        let setting = Setting::new(config, observation)?;
-        let (answers, shadows) = standing::arms(&setting, &plan)?;
-        let mut decision = Decision::arm(answers, "answers");
-        let share = setting.config.share;
-        decision.shadows = shadows.into_iter().map(|arm| Share { arm, weight: share }).collect();
-        Ok(Self(decision))
-    }
-
-    fn route(&self, _: &Subject) -> Decision {
-        self.0.clone()
-    }
-}
-
-berth_sdk::export_policy!(Shadow, router: Sample);
+berth_sdk::export_policy!(Shadow);

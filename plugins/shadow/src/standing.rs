@@ -26,7 +26,7 @@ fn read(plan: &Plan) -> Result<Option<Standing>, PolicyError> {
 }
 
 /// The arm that answers, and those that get copies, under a plan.
-pub(crate) fn arms(setting: &Setting, plan: &Plan) -> Result<(u32, Vec<u32>), PolicyError> {
+fn arms(setting: &Setting, plan: &Plan) -> Result<(u32, Vec<u32>), PolicyError> {
     let Some(standing) = read(plan)? else { return Ok((0, setting.candidates.clone())) };
     let switched = setting.rollout || setting.config.then == Then::Switch;
     if let Some((arm, _)) = standing.passed
@@ -108,9 +108,9 @@ impl Standing {
             let interval = format!("{} to {}", number(agreement.lower), number(agreement.upper));
             evaluation.attributes.push((format!("agreement.{name}"), interval));
         }
-        if setting.config.share >= 1.0 || shadows.is_empty() {
-            // Its router would only repeat what is said here.
-            evaluation.attributes.push(("router".into(), "idle".into()));
+        if setting.config.share < 1.0 {
+            let share = setting.config.share.to_string();
+            evaluation.attributes.push(("shadow-sample".into(), share));
         }
         Ok(evaluation)
     }
@@ -214,14 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_is_the_routers() {
-        for (share, idle) in [(1.0, true), (0.1, false)] {
+    fn a_sample_is_said() {
+        for (share, expected) in [(1.0, None), (0.1, Some("0.1"))] {
             let config = Config { share, ..Config::default() };
             let mut observed = Observed::new(&TWO);
             let setting = Setting::new(config, &observed).unwrap();
             let evaluation = evaluate(&setting, &observed, None).unwrap();
-            let said = evaluation.attributes.contains(&("router".into(), "idle".into()));
-            assert_eq!(said, idle, "{share}");
+            let said = evaluation.attributes.iter().find(|(name, _)| name == "shadow-sample");
+            assert_eq!(said.map(|(_, share)| share.as_str()), expected);
             observed.ready[1] = false;
             let evaluation = evaluate(&setting, &observed, None).unwrap();
             assert!(evaluation.arms.iter().all(|arm| !arm.shadow));

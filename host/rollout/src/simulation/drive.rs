@@ -231,7 +231,16 @@ impl<'a> Drive<'a> {
             return;
         };
         let unit = request.unit.map(|unit| counted_unit(&self.flow.unit_name(unit)));
-        let at = Exposed { arm, slices: self.flow.slices(&request), unit };
+        let propensity = match &self.course {
+            Course::Moving(moving) if (0..2).all(|arm| self.arms.ready(arm)) => {
+                moving.shares().get(arm).copied()
+            }
+            // The only one that there is.
+            Course::Moving(_) => Some(1.0),
+            Course::Choosing(choosing) if choosing.by_request() => None,
+            Course::Choosing(choosing) => choosing.shares().get(arm).copied(),
+        };
+        let at = Exposed { arm, slices: self.flow.slices(&request), unit, propensity };
         let (ends, end) = self.answer(now, at, &request, &mut random);
         for shadow in shadows.into_iter().filter(|shadow| shadow.arm != arm) {
             if random.chance(shadow.weight) {
