@@ -28,6 +28,7 @@
 //! - [`shadows`]: copies of requests, and how their answers compare
 //! - [`shutdown`]: the two signals, and what they end
 //! - [`simulation`]: policies on made-up traffic
+//! - [`strategies`]: which version wins by what the right answers were
 //! - [`swaps`]: change after change under load leaves nothing behind
 //! - [`takeover`]: what a revision has to show first
 //! - [`support`]: the host under test, a client, small models
@@ -63,6 +64,7 @@ mod sandbox;
 mod shadows;
 mod shutdown;
 mod simulation;
+mod strategies;
 mod support;
 #[cfg(target_os = "linux")]
 mod swaps;

@@ -55,20 +55,20 @@ fn ask(user: u32) -> Request {
 
 /// Applies an endpoint file whose rollout begins, and answers the next revision.
 #[track_caller]
-fn begin(host: &Host, endpoint: &str) -> String {
+pub(crate) fn begin(host: &Host, endpoint: &str) -> String {
     let file = host.file("rollout.toml", endpoint);
     let applied = host.json(&["apply", file.to_str().unwrap()]);
     assert_eq!(applied["state"], "rolling", "{applied}");
     applied["revision"].as_str().unwrap().to_owned()
 }
 
-fn status(host: &Host) -> Value {
+pub(crate) fn status(host: &Host) -> Value {
     host.json(&["rollout", "status", "e"])
 }
 
 /// Waits until the rollout is over, and answers how it ended.
 #[track_caller]
-fn outcome(host: &Host) -> String {
+pub(crate) fn outcome(host: &Host) -> String {
     let mut now = Value::Null;
     until("the rollout is over", || {
         now = status(host);
@@ -84,7 +84,7 @@ fn reaches(host: &Host, share: f64) {
 }
 
 /// The reasons in the history of the endpoint, first to last.
-fn reasons(host: &Host) -> Vec<String> {
+pub(crate) fn reasons(host: &Host) -> Vec<String> {
     let history = host.json(&["endpoint", "history", "e"]);
     let entries = history.as_array().unwrap().iter().rev();
     entries.map(|entry| entry["why"].as_str().unwrap().to_owned()).collect()

@@ -45,11 +45,11 @@ fn subject(user: u64) -> Subject {
     }
 }
 
-fn observation(config: &str) -> Arc<Observation> {
+fn observation(arms: [&str; 2], config: &str) -> Arc<Observation> {
     let arm = |name: &str| Arm { name: name.into(), ready: true, ..Arm::default() };
     Arc::new(Observation {
         config: config.into(),
-        arms: vec![arm("old"), arm("new")],
+        arms: arms.map(arm).into(),
         attributes: vec!["user".into()],
         unit: Some("user".into()),
         ..Observation::default()
@@ -79,24 +79,32 @@ fn routing(criterion: &mut Criterion, engines: &Arc<Engines>) {
         });
     });
 
-    let policy = compiled(engines, "BERTH_PLUGINS", "targeting");
-    let policy =
-        Policy::new(engines, &policy, "targeting@1".into(), Arc::new(|_, _| {})).expect("it links");
-    let observation = observation(
-        r#"{"rules":[{"when":{"attribute":"user","prefix":"beta-"},"arm":"new"}],"default":"old"}"#,
-    );
-    let policy = Arc::new(policy);
-    let evaluation = policy.evaluate(&observation, None).expect("it evaluates");
-    let routers = policy
-        .routers(&observation, &evaluation.plan, &Arc::default())
-        .expect("it routes")
-        .expect("it has a router");
-    criterion.bench_function("route warm, targeting by prefix", |bencher| {
-        bencher.iter(|| {
-            next = (next + 1) % subjects.len();
-            routers.route(&subjects[next]).expect("it decides")
+    let rule =
+        r#"{"rules":[{"when":{"attribute":"user","prefix":"beta-"},"arm":"new"}],"default":"old"}"#;
+    let pins: Vec<String> = (0..1000).map(|user| format!("\"pinned-{user}\"")).collect();
+    let pins = format!(r#"{{"pinned":{{"next":[{}]}}}}"#, pins.join(","));
+    let test = r#"{"metric":"reward","effect":0.1,"where":{"user":["user-7","user-8"]}}"#;
+    for (name, plugin, arms, config) in [
+        ("route warm, targeting by prefix", "targeting", ["old", "new"], rule),
+        ("route warm, canary with 1,000 pins", "canary", ["live", "next"], &pins),
+        ("route warm, A/B test of some users", "ab-test", ["live", "next"], test),
+    ] {
+        let policy = compiled(engines, "BERTH_PLUGINS", plugin);
+        let policy = Policy::new(engines, &policy, format!("{plugin}@1"), Arc::new(|_, _| {}));
+        let policy = Arc::new(policy.expect("it links"));
+        let observation = observation(arms, config);
+        let evaluation = policy.evaluate(&observation, None).expect("it evaluates");
+        let routers = policy
+            .routers(&observation, &evaluation.plan, &Arc::default())
+            .expect("it routes")
+            .expect("it has a router");
+        criterion.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                next = (next + 1) % subjects.len();
+                routers.route(&subjects[next]).expect("it decides")
+            });
         });
-    });
+    }
 }
 
 /// What calls of processors share.
