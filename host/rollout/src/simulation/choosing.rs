@@ -68,8 +68,11 @@ impl Choosing {
         asked: &mut Asked,
     ) -> (usize, Vec<Share>) {
         let standing = || {
-            let arms = self.evaluation.iter().flat_map(|it| it.arms.iter().filter(|it| it.shadow));
-            arms.map(|it| Share { arm: it.arm, weight: 1.0 }).collect()
+            let parts = self
+                .evaluation
+                .iter()
+                .flat_map(|it| (0..self.variants).map(|arm| Share { arm, weight: it.shadow(arm) }));
+            parts.filter(|share| share.weight > 0.0).collect()
         };
         let Some(routers) = &self.routers else { return (self.shares.draw(hash).0, standing()) };
         let (attributes, unit) = flow.attributes(request, unit);
@@ -99,8 +102,10 @@ impl Choosing {
         let before = self.evaluation.as_ref();
         let plan = before.map(|evaluation| &evaluation.plan);
         let evaluated = asked.policy.evaluate(&observation, plan).and_then(|evaluation| {
-            let routers =
-                asked.policy.routers(&observation, &evaluation.plan, &self.quarantined)?;
+            let routers = match evaluation.asks_router() {
+                true => asked.policy.routers(&observation, &evaluation.plan, &self.quarantined)?,
+                false => None,
+            };
             Ok((evaluation, routers))
         });
         match evaluated {

@@ -216,8 +216,8 @@ impl<'a> Drive<'a> {
         let hash = self.flow.hash(salt, &request);
         let (drawn, shadows) = match &self.course {
             Course::Moving(moving) => {
-                let shadows = moving.shadows().filter(|&arm| self.arms.ready(arm));
-                let shadows = shadows.map(|arm| Share { arm, weight: 1.0 });
+                let shadows = moving.shadows().filter(|&(arm, _)| self.arms.ready(arm));
+                let shadows = shadows.map(|(arm, weight)| Share { arm, weight });
                 (moving.draw(hash, &self.arms), shadows.collect())
             }
             Course::Choosing(choosing) => {

@@ -6,6 +6,7 @@ use berth_plugin::{ArmState, Observation, Phase};
 use berth_serving::ArmStatus;
 use berth_serving::documents::{Order, Outcome, Rollout};
 use berth_serving::draw::Shares;
+use berth_serving::rolling::ARMS;
 
 use super::arms::Arms;
 use super::flow::Flow;
@@ -40,10 +41,11 @@ impl Moving {
         }
     }
 
-    /// Arms that get a copy of what others answer.
-    pub(super) fn shadows(&self) -> impl Iterator<Item = usize> {
+    /// Arms that get a copy of what others answer, and of what part.
+    pub(super) fn shadows(&self) -> impl Iterator<Item = (usize, f64)> {
         let evaluation = self.rollout.evaluation.iter().filter(|_| self.rollout.order.is_none());
-        evaluation.flat_map(|it| it.arms.iter().filter(|arm| arm.shadow).map(|arm| arm.arm))
+        let parts = evaluation.flat_map(|it| (0..ARMS.len()).map(|arm| (arm, it.shadow(arm))));
+        parts.filter(|&(_, part)| part > 0.0)
     }
 
     /// What requests are hashed with.
