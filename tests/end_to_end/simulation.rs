@@ -7,9 +7,9 @@ use std::thread;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::Host;
 use crate::support::files::{guest, plugin};
 use crate::support::host::{Said, berth, check_refused};
+use crate::support::{Host, Request, onnx};
 
 const CANARY: &str = r#"
 policy = "canary@1"
@@ -232,4 +232,71 @@ fn the_policy_is_found_in_a_store_that_rests() {
     host.kill();
     let said = berth(&arguments, None, folder.path());
     assert_eq!(said.code, 0, "{}", said.stderr);
+}
+
+#[test]
+fn recorded_predictions_tell_what_another_policy_would_have_earned() {
+    let host = Host::start();
+    host.push_model("adder", &onnx::adder(1.0));
+    host.push("plugin", "weighted", &plugin("weighted"));
+    let endpoint = |weights: &str| {
+        let variant = |name: &str| {
+            format!("[[variants]]\nname = {name:?}\nmodels = {{ default = \"adder@1\" }}\n")
+        };
+        format!(
+            "name = \"adder\"\nattributes = {{ user = {{ header = \"x-user\" }} }}\nunit = \"user\"\n[predictions]\n[routing]\npolicy = \"weighted@1\"\nconfig = {{ weights = {weights} }}\n{}{}{}",
+            variant("plain"),
+            variant("bold"),
+            variant("idle")
+        )
+    };
+    host.apply(&endpoint("{ plain = 7, bold = 3 }"));
+    let mut connection = host.connect();
+    let mut rewards = Vec::new();
+    for user in 0..300 {
+        let request =
+            Request::infer("adder", "x", &[1], &[0.5]).header("x-user", &format!("u{user}"));
+        let answer = connection.send(&request).unwrap();
+        let reward = if answer.variant() == "bold" { 0.75 } else { 0.25 };
+        let prediction = answer.header("berth-prediction").unwrap();
+        rewards.push(serde_json::json!({ "prediction": prediction, "reward": reward }));
+    }
+    let feedback = Value::from(rewards).to_string();
+    let answer =
+        host.send(&Request::post("/v2/models/adder/feedback", "application/json", feedback));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let folder = folder(&endpoint("{ plain = 1, bold = 1 }"), "");
+    let log = folder.path().join("logged.jsonl");
+    host.ok(&["predictions", "export", "adder", "--to", log.to_str().unwrap()]);
+    let policy = plugin("weighted");
+    let given = ["simulate", "endpoint.toml", "--plugin", policy.to_str().unwrap()];
+    let said = berth(
+        &[&given[..], &["--predictions", "logged.jsonl", "--json"]].concat(),
+        None,
+        folder.path(),
+    );
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    let earned: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!((&earned["predictions"], &earned["counted"]), (&300.into(), &300.into()));
+    let estimates = earned["estimates"].as_array().unwrap();
+    for (estimate, (of, truth)) in estimates.iter().zip([
+        ("weighted@1", Some(0.5)),
+        ("all to plain", Some(0.25)),
+        ("all to bold", Some(0.75)),
+        ("all to idle", None),
+    ]) {
+        assert_eq!(estimate["of"], of);
+        // What each variant earns is always the same, so that its mean is the whole truth.
+        let found = estimate["doubly_robust"]["found"].as_f64();
+        let near = |found: f64| truth.is_some_and(|truth: f64| (found - truth).abs() < 1e-9);
+        assert!(found.map_or(truth.is_none(), near), "{estimate}");
+        if let Some(truth) = truth {
+            let weighted = estimate["self_normalised"]["found"].as_f64().unwrap();
+            assert!((weighted - truth).abs() < 0.05, "{estimate}");
+        }
+    }
+    fs::write(&log, "{\"prediction\": 3}\n").unwrap();
+    let said =
+        berth(&[&given[..], &["--predictions", "logged.jsonl"]].concat(), None, folder.path());
+    check_refused("a wrong line", &said, "logged.jsonl: line 1 is no prediction");
 }

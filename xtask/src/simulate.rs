@@ -8,14 +8,22 @@ use crate::build::Build;
 use crate::workspace::{root, run, say};
 
 /// Endpoint files of examples/simulate, each named for its policy, and the traffic that comes to them.
-const PICTURES: [(&str, &str); 7] = [
+const PICTURES: [(&str, &str); 15] = [
     ("canary", "equal"),
     ("canary", "broken"),
     ("canary", "quiet"),
     ("rolling", "equal"),
+    ("blue-green", "equal"),
     ("blue-green", "broken"),
     ("recreate", "equal"),
     ("recreate", "unfit"),
+    ("shadow", "agreeing"),
+    ("shadow", "disagreeing"),
+    ("ab-test", "better"),
+    ("ab-test", "no-better"),
+    ("bandit", "turning"),
+    ("weighted", "split"),
+    ("targeting", "segments"),
 ];
 
 /// Draws docs/rollouts/POLICY-TRAFFIC.svg anew.
@@ -31,6 +39,8 @@ pub(crate) fn run_all() -> Result<()> {
             .with_context(|| format!("cannot read {}", file.display()))?;
         // The first line says what it is.
         let about = text.lines().next().unwrap_or_default().trim_start_matches(['#', ' ']);
+        let (first, rest) = about.split_at_checked(1).unwrap_or((about, ""));
+        let about = format!("{}{}", first.to_lowercase(), rest.trim_end_matches('.'));
         let mut simulate = Command::new(metadata.binary());
         simulate
             .current_dir(root())
@@ -41,7 +51,7 @@ pub(crate) fn run_all() -> Result<()> {
             .arg("--traffic")
             .arg(file)
             .arg("--title")
-            .arg(format!("{policy}: {}", about.trim_end_matches('.')))
+            .arg(format!("{policy}: {about}"))
             .arg("--svg")
             .arg(folder.join(format!("{policy}-{traffic}.svg")));
         run(&mut simulate, "berth simulate")?;

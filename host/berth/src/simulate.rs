@@ -1,6 +1,7 @@
 //! A policy on made-up traffic, before it touches any.
 
-use std::io::{self, IsTerminal as _};
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use berth_plugin::engine::Engines;
 use berth_plugin::{COMPILE_BOUNDS, EngineOptions, Level, Policy, ProcessorLimits};
+use berth_rollout::simulation::logged::{self, Earned, Logged};
 use berth_rollout::simulation::story::{Lies, Story, Told};
 use berth_rollout::simulation::traffic::{Span, Traffic};
 use berth_rollout::simulation::{Simulation, Table, picture};
@@ -46,6 +48,10 @@ pub(crate) struct Simulate {
     /// What traffic is like and how the arms answer; without it, a day of ten requests a second.
     #[arg(long, value_name = "FILE")]
     traffic: Option<PathBuf>,
+    /// Estimate what [routing] would have earned on recorded predictions, in place of making traffic
+    /// up: what `berth predictions export ENDPOINT --to FILE.jsonl` has written.
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["traffic", "svg"])]
+    predictions: Option<PathBuf>,
     /// The same seed tells the same story.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -68,7 +74,7 @@ impl Simulate {
         let text = read(&self.file)?;
         let spec = spec_text::parse(&text).with_context(|| self.file.display().to_string())?;
         spec.check().with_context(|| self.file.display().to_string())?;
-        let wanted = self.routing.then_some(Table::Routing);
+        let wanted = (self.routing || self.predictions.is_some()).then_some(Table::Routing);
         let table = Table::of(&spec, wanted).with_context(|| self.file.display().to_string())?;
         let traffic = match &self.traffic {
             None => Traffic::default(),
@@ -85,6 +91,15 @@ impl Simulate {
         let policy = self.policy(reference, &spec)?;
         let simulation =
             Simulation { spec: &spec, table, policy, traffic: &traffic, seed: self.seed };
+        if let Some(file) = &self.predictions {
+            let earned = simulation.earned(logged(file)?);
+            let earned = earned.with_context(|| self.file.display().to_string())?;
+            match self.json {
+                true => print_json(&json!(earned)),
+                false => show_earned(&earned),
+            }
+            return Ok(());
+        }
         let mut bar = Bar::new();
         let story = simulation.run(&mut |part, requests| bar.draw(part, requests));
         bar.clear();
@@ -158,6 +173,27 @@ fn read(file: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
+/// Predictions, a line of JSON each.
+fn logged(file: &Path) -> anyhow::Result<Vec<Logged>> {
+    let named = || file.display().to_string();
+    let lines =
+        BufReader::new(File::open(file).with_context(|| format!("cannot read {}", named()))?);
+    let mut all = Vec::new();
+    for (at, line) in lines.lines().enumerate() {
+        if at == logged::MOST {
+            bail!(
+                "{}: has more than {} predictions: export fewer with --since",
+                named(),
+                logged::MOST
+            );
+        }
+        let line = line.with_context(named)?;
+        let read = serde_json::from_str(&line);
+        all.push(read.with_context(|| format!("{}: line {} is no prediction", named(), at + 1))?);
+    }
+    Ok(all)
+}
+
 /// How far it is, on a terminal.
 struct Bar {
     start: Instant,
@@ -201,7 +237,7 @@ fn show(story: &Story) {
         say(&format!("changed    after {}: {}", span(change.at), change.what));
     }
     say("");
-    let (told, left_out) = picture::marked(&story.decisions, ROWS);
+    let (told, left_out) = picture::marked(story, ROWS);
     let rows = told.into_iter().map(|decision| {
         let shares = decision.shares.iter().map(|share| format!("{:.1}", share * 100.0));
         let of = |of: &dyn Fn(&Told) -> String| {
@@ -225,9 +261,8 @@ fn show(story: &Story) {
         "AFTER", "PHASE", "SHARES %", "REQUESTS", "FAILED", "99 % MS", "REWARD", "AGREE", "BECAUSE",
     ];
     print(&heading, &rows.collect::<Vec<_>>());
-    let left_out = left_out as u64 + story.left_out;
     if left_out > 0 {
-        say(&format!("and {left_out} smaller ones"));
+        say(&format!("and {left_out} more, smaller"));
     }
     say("");
     let rows = story.arms.iter().zip(&story.totals).map(|(arm, told)| {
@@ -253,6 +288,31 @@ fn show(story: &Story) {
         "99 % MS (95 %)",
         "REWARD (95 %)",
         "AGREE % (95 %)",
+    ];
+    print(&heading, &rows.collect::<Vec<_>>());
+}
+
+fn show_earned(earned: &Earned) {
+    let Earned { endpoint, predictions, counted, logged, estimates } = earned;
+    say(&format!("endpoint     {endpoint}"));
+    say(&format!(
+        "predictions  {predictions}, of which {counted} were drawn by chance and have a reward"
+    ));
+    say(&format!("as it was    a mean reward of {} (95 %)", interval(logged.as_ref(), 1.0, 4)));
+    say("");
+    let rows = estimates.iter().map(|it| {
+        let mut row = vec![it.of.clone()];
+        let all = [it.inverse_propensity, it.self_normalised, it.doubly_robust];
+        row.extend(all.map(|lies| interval(lies.as_ref(), 1.0, 4)));
+        row.push(format!("{:.0}", it.worth));
+        row
+    });
+    let heading = [
+        "WITH",
+        "INVERSE PROPENSITY (95 %)",
+        "SELF-NORMALISED (95 %)",
+        "DOUBLY ROBUST (95 %)",
+        "WORTH",
     ];
     print(&heading, &rows.collect::<Vec<_>>());
 }

@@ -2,6 +2,7 @@
 //! independent of each other, so that statistics need moments over units.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -131,7 +132,9 @@ pub(crate) struct Units {
 struct Shard {
     /// The bound that its units are below; it may be behind.
     bound: u64,
-    units: HashMap<u64, Unit>,
+    /// By their hash, in an order that follows from what came, so that sums over them are the same to
+    /// the last bit wherever the same comes; no client can make them many.
+    units: HashMap<u64, Unit, BuildHasherDefault<DefaultHasher>>,
     /// How much is kept of them.
     kept: usize,
 }
@@ -196,7 +199,7 @@ impl Shard {
 
 impl Default for Units {
     fn default() -> Self {
-        let shard = || Mutex::new(Shard { bound: u64::MAX, units: HashMap::new(), kept: 0 });
+        let shard = || Mutex::new(Shard { bound: u64::MAX, units: HashMap::default(), kept: 0 });
         Self { bound: AtomicU64::new(u64::MAX), shards: std::array::from_fn(|_| shard()) }
     }
 }

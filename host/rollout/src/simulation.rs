@@ -12,12 +12,14 @@
 //! - `arms`: arms that are made ready and let go of
 //! - `moving`, `choosing`: a rollout, and routing among variants
 //! - `drive`: the clock
+//! - [`logged`]: the same policy over predictions that were recorded, and what it would have earned
 
 mod arms;
 mod chance;
 mod choosing;
 mod drive;
 mod flow;
+pub mod logged;
 mod moving;
 pub mod picture;
 pub mod story;
@@ -148,6 +150,8 @@ struct Asked {
     watched: Watched,
     telling: Telling,
     clock: Clock,
+    /// When time begins, in milliseconds since 1970.
+    beginning: u64,
 }
 
 /// Simulated time as what paces policies has it.
@@ -167,6 +171,11 @@ impl Clock {
 }
 
 impl Asked {
+    /// The time that policies see, so many microseconds after the beginning.
+    fn now_ms(&self, micros: u64) -> u64 {
+        self.beginning + micros / 1000
+    }
+
     fn refused(&self, source: PolicyError) -> SimulationError {
         SimulationError::Policy { table: self.table.name(), source }
     }
@@ -176,58 +185,78 @@ impl Simulation<'_> {
     /// Goes through it. `progress` is told now and then which part of the time is over, and how many
     /// requests have come.
     pub fn run(&self, progress: &mut dyn FnMut(f64, u64)) -> Result<Story, SimulationError> {
-        let Self { spec, table, policy, traffic, seed } = self;
-        let declared = table.declared(spec);
-        traffic.check(&declared)?;
-        let missing = SimulationError::Nothing("the endpoint file has no such policy");
-        let (reference, config) = table.policy(spec).ok_or(missing)?;
+        let Self { spec, table, traffic, seed, .. } = self;
+        traffic.check(&table.declared(spec))?;
+        let (asked, names) = self.asked(BEGINNING)?;
         let unit = spec.unit.as_ref().map(ToString::to_string);
-        let config = Value::Object(config.clone());
-        let bare = Observation {
-            config: config.to_string(),
-            attributes: spec.attributes.keys().map(ToString::to_string).collect(),
-            unit: unit.clone(),
-            ..Observation::default()
-        };
-        let names = declared.arms;
         let flow = Flow::new(traffic, &names, &spec.slices, unit.is_some(), *seed);
-        let telling = Telling::new(names.len(), traffic.duration.0);
-        let watched = Watched::new(names.clone(), spec.slices.clone());
-        let clock = Clock(Instant::now());
-        let pace = Pace::new(clock.at(0));
-        let policy = Arc::clone(policy);
-        let asked = Asked { policy, table: *table, bare, watched, telling, clock };
-        // Stands for the revision, whose digest the draws of a rollout and the policy's own chance
-        // go by.
-        let revision = Digest::of(format!("{}\n{seed}", serde_json::json!(spec)).as_bytes());
-        let endpoint = spec.name.to_string();
         let (course, ready) = match table {
-            Table::Rollout => {
-                let rollout = self.rollout(reference, revision);
-                (Course::Moving(Box::new(Moving::new(rollout, &endpoint, pace))), 1)
-            }
+            Table::Rollout => (Course::Moving(Box::new(self.moving(&asked)?)), 1),
             Table::Routing => {
-                let choosing = Choosing::new(&endpoint, names.len(), revision, pace);
-                (Course::Choosing(Box::new(choosing)), names.len())
+                (Course::Choosing(Box::new(self.choosing(&names, &asked))), names.len())
             }
         };
         let arms = Arms::new(names.len(), ready);
-        let mut drive = Drive::new(traffic, flow, asked, arms, names.clone(), course, unit);
+        let (reference, config) = self.named()?;
+        let bare = Story {
+            endpoint: spec.name.to_string(),
+            policy: reference.to_string(),
+            config: Value::Object(config.clone()),
+            kind: table.name(),
+            seed: *seed,
+            arms: names.clone(),
+            ..Story::default()
+        };
+        let mut drive = Drive::new(traffic, flow, asked, arms, names, course, unit);
         let end = drive.run(progress)?;
         let (shares, outcome) = (drive.shares(), drive.ended().cloned());
         let by_request = matches!(&drive.course, Course::Choosing(it) if it.by_request());
-        let bare = Story {
-            endpoint,
-            policy: reference.to_string(),
-            config,
-            kind: table.name(),
-            seed: *seed,
-            arms: names,
-            by_request,
-            outcome,
-            ..Story::default()
+        Ok(drive.asked.telling.told(end, shares, Story { outcome, by_request, ..bare }))
+    }
+
+    fn named(&self) -> Result<(&Reference, &Map<String, Value>), SimulationError> {
+        let missing = SimulationError::Nothing("the endpoint file has no such policy");
+        self.table.policy(self.spec).ok_or(missing)
+    }
+
+    /// What the policy is asked with when time begins there, in milliseconds since 1970, and the
+    /// names of its arms.
+    fn asked(&self, beginning: u64) -> Result<(Asked, Vec<String>), SimulationError> {
+        let Self { spec, table, policy, traffic, .. } = self;
+        let names = table.declared(spec).arms;
+        let (_, config) = self.named()?;
+        let bare = Observation {
+            config: Value::Object(config.clone()).to_string(),
+            attributes: spec.attributes.keys().map(ToString::to_string).collect(),
+            unit: spec.unit.as_ref().map(ToString::to_string),
+            ..Observation::default()
         };
-        Ok(drive.asked.telling.told(end, shares, bare))
+        let asked = Asked {
+            policy: Arc::clone(policy),
+            table: *table,
+            bare,
+            watched: Watched::new(names.clone(), spec.slices.clone()),
+            telling: Telling::new(names.len(), traffic.duration.0),
+            clock: Clock(Instant::now()),
+            beginning,
+        };
+        Ok((asked, names))
+    }
+
+    /// Stands for the revision, whose digest the draws of a rollout and the policy's own chance go
+    /// by.
+    fn revision(&self) -> Digest {
+        Digest::of(format!("{}\n{}", serde_json::json!(self.spec), self.seed).as_bytes())
+    }
+
+    fn choosing(&self, variants: &[String], asked: &Asked) -> Choosing {
+        let pace = Pace::new(asked.clock.at(0));
+        Choosing::new(self.spec.name.as_str(), variants.len(), self.revision(), pace)
+    }
+
+    fn moving(&self, asked: &Asked) -> Result<Moving, SimulationError> {
+        let rollout = self.rollout(self.named()?.0, self.revision());
+        Ok(Moving::new(rollout, self.spec.name.as_str(), Pace::new(asked.clock.at(0))))
     }
 
     fn rollout(&self, reference: &Reference, next: Digest) -> Rollout {
@@ -247,9 +276,4 @@ impl Simulation<'_> {
             order: None,
         }
     }
-}
-
-/// The time that policies see, so many microseconds after the beginning.
-fn now_ms(micros: u64) -> u64 {
-    BEGINNING + micros / 1000
 }

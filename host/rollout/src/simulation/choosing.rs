@@ -8,8 +8,7 @@ use berth_serving::ArmStatus;
 use berth_serving::draw::Shares;
 use berth_tensor::Digest;
 
-use super::flow::{Flow, Request};
-use super::{Asked, Clock, SimulationError, now_ms};
+use super::{Asked, Clock, SimulationError};
 use crate::decide;
 use crate::pace::Pace;
 
@@ -57,43 +56,34 @@ impl Choosing {
         self.routers.is_some()
     }
 
-    /// The variant for a request, and those that get a copy, each with the probability. Where a
-    /// router fails, the shares of the last evaluation decide.
-    pub(super) fn draw(
+    /// What a request's variant is drawn from, and those that get a copy, each with the probability.
+    /// Where a router fails, the last evaluation decides.
+    pub(super) fn shares_for(
         &self,
-        hash: u64,
-        request: &Request,
-        unit: Option<&str>,
-        flow: &Flow,
+        subject: impl FnOnce() -> Subject,
         asked: &mut Asked,
-    ) -> (usize, Vec<Share>) {
-        let standing = || {
-            let parts = self
-                .evaluation
-                .iter()
-                .flat_map(|it| (0..self.variants).map(|arm| Share { arm, weight: it.shadow(arm) }));
-            parts.filter(|share| share.weight > 0.0).collect()
-        };
-        let Some(routers) = &self.routers else { return (self.shares.draw(hash).0, standing()) };
-        let (attributes, unit) = flow.attributes(request, unit);
-        let subject = Subject { attributes: attributes.into(), unit, chance: request.chance };
-        match routers.route(&subject) {
-            Ok(decision) => {
-                let shares = Shares::from_decision(&decision.shares, self.variants);
-                (shares.draw(hash).0, decision.shadows)
-            }
-            Err(_) => {
-                asked.telling.failures += 1;
-                (self.shares.draw(hash).0, standing())
+    ) -> (Shares, Vec<Share>) {
+        if let Some(routers) = &self.routers {
+            match routers.route(&subject()) {
+                Ok(decision) => {
+                    let shares = Shares::from_decision(&decision.shares, self.variants);
+                    return (shares, decision.shadows);
+                }
+                Err(_) => asked.telling.failures += 1,
             }
         }
+        let arms = (0..self.variants).flat_map(|arm| {
+            let weight = self.evaluation.as_ref().map_or(0.0, |evaluation| evaluation.shadow(arm));
+            (weight > 0.0).then_some(Share { arm, weight })
+        });
+        (self.shares.clone(), arms.collect())
     }
 
     /// Asks the policy, and has what it decides be in force.
     pub(super) fn round(&mut self, now: u64, asked: &mut Asked) -> Result<(), SimulationError> {
         let seed = *self.revision.as_bytes().first_chunk().unwrap_or(&[0; 8]);
         let bare = Observation {
-            now_ms: now_ms(now),
+            now_ms: asked.now_ms(now),
             seed: u64::from_le_bytes(seed),
             ..asked.bare.clone()
         };

@@ -221,9 +221,9 @@ impl<'a> Drive<'a> {
                 (moving.draw(hash, &self.arms), shadows.collect())
             }
             Course::Choosing(choosing) => {
-                let (flow, asked) = (&self.flow, &mut self.asked);
-                let drawn = choosing.draw(hash, &request, self.unit.as_deref(), flow, asked);
-                (Some(drawn.0), drawn.1)
+                let subject = || self.flow.subject(&request, self.unit.as_deref());
+                let (shares, shadows) = choosing.shares_for(subject, &mut self.asked);
+                (Some(shares.draw(hash).0), shadows)
             }
         };
         let Some(arm) = drawn else {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use berth_plugin::observing::unit_hash;
+use berth_plugin::{Subject, unit_hash};
 use berth_statistics::Random;
 
 use super::chance::{Arrivals, LogNormal, Weighted, generator};
@@ -153,23 +153,16 @@ impl Flow {
         unit_hash(salt, name.as_deref(), request.chance)
     }
 
-    /// The declared attributes of a request, with the unit's under `unit`, and where that is.
-    pub(super) fn attributes(
-        &self,
-        request: &Request,
-        unit: Option<&str>,
-    ) -> (Vec<(String, String)>, Option<usize>) {
+    /// What a router sees of a request: its attributes, the unit's under the name of `unit`.
+    pub(super) fn subject(&self, request: &Request, unit: Option<&str>) -> Subject {
         let named = self.attributes.iter().zip(&request.values);
         let mut all: Vec<(String, String)> =
             named.map(|((name, values, _), &at)| (name.clone(), values[at].clone())).collect();
-        let place = match (unit, request.unit) {
-            (Some(name), Some(unit)) => {
-                all.push((name.to_owned(), self.unit_name(unit)));
-                Some(all.len() - 1)
-            }
-            _ => None,
-        };
-        (all, place)
+        let unit = unit.zip(request.unit).map(|(name, unit)| {
+            all.push((name.to_owned(), self.unit_name(unit)));
+            all.len() - 1
+        });
+        Subject { attributes: all.into(), unit, chance: request.chance }
     }
 
     /// The declared slices that a request is in, a bit each, the first one the lowest.

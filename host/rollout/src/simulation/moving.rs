@@ -11,7 +11,7 @@ use berth_serving::rolling::ARMS;
 use super::arms::Arms;
 use super::flow::Flow;
 use super::story::{Ended, seconds};
-use super::{Asked, Clock, SimulationError, now_ms};
+use super::{Asked, Clock, SimulationError};
 use crate::decide;
 use crate::pace::Pace;
 
@@ -101,7 +101,7 @@ impl Moving {
     ) -> Result<(), SimulationError> {
         let next = self.rollout.arms[1];
         let observation = Observation {
-            now_ms: now_ms(now),
+            now_ms: asked.now_ms(now),
             seed: u64::from_le_bytes(*next.as_bytes().first_chunk().unwrap_or(&[0; 8])),
             ..asked.bare.clone()
         };

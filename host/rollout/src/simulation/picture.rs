@@ -12,7 +12,7 @@ const PANEL: f64 = 96.0;
 const GAP: f64 = 34.0;
 
 /// Decisions and changes that are marked at most, each.
-const MARKED: usize = 16;
+const MARKED: usize = 12;
 
 /// Characters of a line of words.
 const LINE: usize = 118;
@@ -28,9 +28,12 @@ pub fn draw(story: &Story, title: &str) -> String {
     page.drawing.text(10.0, page.y, "small", &summary(story));
     page.y += 14.0;
     page.legend();
-    let (marked, left_out) = marked(&story.decisions, MARKED);
+    let (marked, left_out) = marked(story, MARKED);
     let top = page.y;
     page.shares();
+    if story.unanswered > 0 {
+        page.unanswered();
+    }
     let percent = |rate: Lies| Lies {
         found: rate.found * 100.0,
         lower: rate.lower * 100.0,
@@ -57,7 +60,10 @@ pub fn summary(story: &Story) -> String {
     let how = match &story.outcome {
         Some(ended) => format!("{} after {}", ended.outcome.word(), span(ended.at)),
         None if story.kind == "rollout" => "still under way at the end".to_owned(),
-        None => format!("{} decisions", story.decisions.len() as u64 + story.left_out),
+        None => match story.decisions.len() as u64 + story.left_out {
+            1 => "decided once".to_owned(),
+            times => format!("decided {times} times"),
+        },
     };
     let unanswered = match story.unanswered {
         0 => String::new(),
@@ -73,8 +79,10 @@ pub fn summary(story: &Story) -> String {
     )
 }
 
-/// The decisions that say most, `most` of them, in their order, and how many others there are.
-pub fn marked(decisions: &[Decision], most: usize) -> (Vec<&Decision>, usize) {
+/// The decisions that say most, `most` of them, in their order, and how many others there are. Where
+/// there are more, none is soon after another.
+pub fn marked(story: &Story, most: usize) -> (Vec<&Decision>, u64) {
+    let decisions = &story.decisions;
     let weight = |at: usize| {
         let Some(before) = at.checked_sub(1).map(|at| &decisions[at]) else { return 10.0 };
         let moved = before.shares.iter().zip(&decisions[at].shares);
@@ -84,11 +92,20 @@ pub fn marked(decisions: &[Decision], most: usize) -> (Vec<&Decision>, usize) {
     };
     let mut order: Vec<usize> = (0..decisions.len()).collect();
     order.sort_by(|&a, &b| weight(b).total_cmp(&weight(a)).then(a.cmp(&b)));
-    order.truncate(most);
-    order.sort_unstable();
-    let marked: Vec<&Decision> = order.into_iter().map(|at| &decisions[at]).collect();
-    let left_out = decisions.len() - marked.len();
-    (marked, left_out)
+    let apart = match decisions.len() > most {
+        true => story.seconds / (2.0 * most as f64),
+        false => 0.0,
+    };
+    let mut chosen: Vec<&Decision> = Vec::new();
+    for decision in order.into_iter().map(|at| &decisions[at]) {
+        let near = chosen.iter().any(|other| (other.at - decision.at).abs() < apart);
+        if !near && chosen.len() < most {
+            chosen.push(decision);
+        }
+    }
+    chosen.sort_by(|a, b| a.at.total_cmp(&b.at));
+    let left_out = (decisions.len() - chosen.len()) as u64 + story.left_out;
+    (chosen, left_out)
 }
 
 struct Page<'a> {
@@ -174,6 +191,21 @@ impl Page<'_> {
         }
     }
 
+    /// Requests that found no arm ready.
+    fn unanswered(&mut self) {
+        let rate = |point: &Point| point.unanswered as f64 / (point.to - point.from);
+        let points = &self.story.points;
+        let most = points.iter().map(rate).fold(0.0, f64::max);
+        let title = "requests a second that found no revision ready";
+        let (scale, clip) = self.ground(title, 0.0, most * 1.1);
+        let corners = points.iter().flat_map(|point| {
+            let y = scale.y(rate(point));
+            [(self.x(point.from), y), (self.x(point.to), y)]
+        });
+        let corners: Vec<(f64, f64)> = corners.collect();
+        self.drawing.polyline(&clip, &corners, colour(7), false);
+    }
+
     /// A number of each arm with its interval; where it begins at 0, from there.
     fn panel(&mut self, title: &str, from_zero: bool, shown: Shown, scaled: fn(Lies) -> Lies) {
         let points = &self.story.points;
@@ -183,9 +215,9 @@ impl Page<'_> {
         let (from, to) = match from_zero {
             _ if most < least => (0.0, 1.0),
             true if most <= 0.0 => (0.0, all().map(|lies| lies.upper).fold(1e-3, f64::min)),
-            true => (0.0, most * 1.15),
+            true => (0.0, most * 1.4),
             false => {
-                let room = ((most - least) * 0.15).max(most.abs() * 0.01).max(1e-6);
+                let room = ((most - least) * 0.25).max(most.abs() * 0.01).max(1e-6);
                 (least - room, most + room)
             }
         };
@@ -281,25 +313,24 @@ impl Page<'_> {
         self.y += 20.0;
     }
 
-    fn words(&mut self, decisions: &[&Decision], left_out: usize) {
+    fn words(&mut self, decisions: &[&Decision], left_out: u64) {
         let span = |seconds: f64| Span((seconds * 1e6) as u64);
         for (at, change) in self.story.changes.iter().enumerate().take(MARKED) {
             self.word(false, &letter(at), &format!("{}: {}", span(change.at), change.what));
         }
         for (at, decision) in decisions.iter().enumerate() {
             let shares = shares(self.story, &decision.shares);
-            let said = if decision.message.is_empty() { "decided" } else { &decision.message };
-            let words = format!("{}, {shares}: {said}", span(decision.at));
+            let words = match (decision.message.as_str(), self.story.by_request) {
+                ("", false) => format!("{}: {shares}", span(decision.at)),
+                ("", true) => format!("{}: by each request", span(decision.at)),
+                (said, false) => format!("{}, {shares}: {said}", span(decision.at)),
+                (said, true) => format!("{}: {said}", span(decision.at)),
+            };
             self.word(true, &(at + 1).to_string(), &words);
         }
-        let more = left_out as u64 + self.story.left_out;
-        if more > 0 {
-            self.drawing.text(
-                LEFT - 38.0,
-                self.y + 4.0,
-                "small",
-                &format!("and {more} smaller ones"),
-            );
+        if left_out > 0 {
+            let more = format!("and {left_out} more, smaller");
+            self.drawing.text(LEFT - 38.0, self.y + 4.0, "small", &more);
             self.y += 20.0;
         }
     }

@@ -16,8 +16,9 @@ const MOVED: f64 = 0.01;
 /// Pieces of time that are kept while it goes on; when there are more, two become one.
 const PIECES: usize = 512;
 
-/// Pieces of time that are told at most.
-const POINTS: usize = 128;
+/// Pieces of time that are told: at least and at most, and about so many requests in each.
+const POINTS: [usize; 2] = [16, 96];
+const IN_EACH: u64 = 2000;
 
 /// Buckets of latency for each doubling from a microsecond on, and all of them.
 const PER_DOUBLING: f64 = 16.0;
@@ -372,7 +373,8 @@ impl Telling {
     pub(super) fn told(mut self, at: u64, shares: Vec<f64>, story: Story) -> Story {
         self.open.to = at;
         self.close(shares);
-        let each = self.pieces.len().div_ceil(POINTS);
+        let told = usize::try_from(self.requests / IN_EACH).unwrap_or(usize::MAX);
+        let each = self.pieces.len().div_ceil(told.clamp(POINTS[0], POINTS[1]));
         let mut from = 0;
         let points = joined(&self.pieces, each).into_iter().map(|piece| {
             let arms = piece.arms.iter().map(Tally::told).collect();
@@ -433,7 +435,8 @@ mod tests {
             telling.rewarded(1, 1.0);
         }
         let story = telling.told(clock, vec![0.0, 1.0], Story::default());
-        assert!((POINTS / 2..=POINTS).contains(&story.points.len()), "{}", story.points.len());
+        // 100,000 requests, 2,000 each.
+        assert!((25..=50).contains(&story.points.len()), "{}", story.points.len());
         let sum = |of: fn(&Told) -> u64, arm: usize| -> u64 {
             story.points.iter().map(|point| of(&point.arms[arm])).sum()
         };
