@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use berth_monitor::Observed;
 use berth_serving::{ControlError, Host, LiveRevision, Routed};
 use berth_store::Note;
 
@@ -20,8 +21,8 @@ pub(crate) async fn follow(host: Arc<Host>, live: Arc<LiveRevision>) {
     let wish = routed.standing().evaluation().next_tick_ms;
     let mut following = Following {
         pace: Pace::new(Instant::now() + tick(wish, 0)),
-        observed: Instant::now(),
-        requests: 0,
+        observed: Vec::new(),
+        at: Instant::now(),
         host,
         live: Arc::clone(&live),
     };
@@ -52,9 +53,9 @@ struct Following {
     host: Arc<Host>,
     live: Arc<LiveRevision>,
     pace: Pace,
-    /// When what was observed was committed last, and of how many requests.
-    observed: Instant,
-    requests: u64,
+    /// What was committed of what was observed, and when.
+    observed: Vec<Observed>,
+    at: Instant,
 }
 
 impl Following {
@@ -70,17 +71,18 @@ impl Following {
         }
         if Instant::now() >= self.pace.due {
             self.evaluate(routed)?;
-        } else if self.observed.elapsed() >= OBSERVED {
-            self.observed = Instant::now();
+        }
+        if self.at.elapsed() >= OBSERVED {
+            self.at = Instant::now();
             let observed = routed.observed();
-            let requests = observed.iter().map(|arm| arm.whole.requests).sum();
             // Where nothing was counted, nothing is written.
-            if self.requests != requests {
-                self.requests = requests;
+            if self.observed != observed {
+                self.observed.clone_from(&observed);
                 self.host.commit_variants(&self.live, observed)?;
             }
         }
-        Ok(!routed.quarantined())
+        let asks = routed.said().is_some_and(|said| said.next_tick_ms.is_some());
+        Ok(asks && !routed.quarantined())
     }
 
     fn evaluate(&mut self, routed: &Routed) -> Result<(), ControlError> {
@@ -97,7 +99,8 @@ impl Following {
                     let arms = arms.map(|((name, share), arm)| (name.as_str(), share, arm));
                     let why = decide::reason(decide::message(&said), arms);
                     let note = Note { who: routed.policy().to_owned(), why };
-                    self.observed = Instant::now();
+                    self.observed.clone_from(&observed);
+                    self.at = Instant::now();
                     self.host.commit_standing(&self.live, standing, observed, &note)?;
                     shown(&self.live, routed);
                 }

@@ -188,8 +188,11 @@ impl Host {
             let arms = routed.variants().iter().zip(routed.observed());
             arms.filter_map(|(name, observed)| ShadowArm::of(name, &observed)).collect()
         });
-        let (dropped, examples) =
+        let (dropped, mut examples) =
             standing.as_ref().map(|live| live.share.shadows.all()).unwrap_or_default();
+        // Those of a revision that is neither live nor next are of the past.
+        let now = [record.live, Some(record.applied)].map(|digest| digest.map(|d| d.short()));
+        examples.retain(|example| now.iter().flatten().any(|id| *id == example.revision));
         let applied = self.revision(record.applied)?;
         Ok(ShadowView {
             endpoint: name.clone(),
