@@ -316,6 +316,46 @@ fn feedback_counts_once_and_for_known_predictions() {
     host.refused(&["predictions", "score", "plain"], "put [predictions] in its file");
 }
 
+#[test]
+fn policies_see_what_the_drawn_variant_earned() {
+    let host = Host::start();
+    host.push("plugin", "bandit", &plugin("bandit"));
+    host.push_model("adder", &onnx::adder(1.0));
+    host.push_model("adder", &onnx::adder(2.0));
+    host.apply(&format!(
+        "name = \"adder\"\n{USER}slices = [\"region=eu\"]\n[predictions]\nprediction = \"y\"\n[routing]\npolicy = \"bandit@1\"\n{}{}",
+        bare("one", "adder@1"),
+        bare("two", "adder@2"),
+    ));
+    let mut sums = BTreeMap::from([("one", 0.0), ("two", 0.0)]);
+    let mut said = Vec::new();
+    for user in 0..40_u8 {
+        let answer = host.send(&ask(&user.to_string(), "eu", &[0.0]));
+        let variant = if answer.variant() == "one" { "one" } else { "two" };
+        // A label is worth 1 where it is right: 1, as the first variant answers.
+        said.push(match user % 2 {
+            0 => json!({"prediction": id(&answer), "reward": 0.25}),
+            _ => json!({"prediction": id(&answer), "label": 1}),
+        });
+        let worth = if user % 2 == 0 { 0.25 } else { f64::from(u8::from(variant == "one")) };
+        *sums.get_mut(variant).unwrap() += worth;
+    }
+    check_said(&host, &json!(said), [40, 0, 0]);
+    check_said(&host, &json!(said), [0, 40, 0]);
+    let shown = host.json(&["endpoint", "show", "adder"]);
+    let earned = |at: usize| shown["observed"][at]["values"]["reward"].clone();
+    for (at, variant) in ["one", "two"].into_iter().enumerate() {
+        assert_eq!(earned(at)["sum"], json!(sums[variant]), "{}", shown["observed"]);
+    }
+    let count = |at: usize| earned(at)["count"].as_u64().unwrap_or(0);
+    assert_eq!(count(0) + count(1), 40);
+    let rows = recorded(&host, "adder", &[]);
+    assert!(rows.iter().all(|row| row["drawn"] == row["variant"] && row["slices"] == 1));
+    let scores = host.json(&["predictions", "score", "adder"]);
+    // Two variants, each in the whole and in the declared slice.
+    assert_eq!(scores.as_array().unwrap().len(), 4, "{scores}");
+}
+
 /// The value of a score, and its interval around it.
 fn number(score: &Value, name: &str) -> f64 {
     let value = score[name]["value"].as_f64().unwrap_or(f64::NAN);

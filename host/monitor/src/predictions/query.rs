@@ -178,6 +178,8 @@ impl Recorder {
 
     /// The same of whatever endpoint.
     pub fn locate(&self, id: u128) -> Result<Option<Prediction>, FileError> {
+        // The first of an endpoint may have no folder yet.
+        self.flush();
         for endpoint in self.endpoints() {
             if let Some(found) = self.get(&endpoint, id)? {
                 return Ok(Some(found));
