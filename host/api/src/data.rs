@@ -235,7 +235,7 @@ async fn feedback(
     };
     let said = match decode_feedback(&held.bytes) {
         Ok(said) => said,
-        Err(refused) => return refused,
+        Err((status, problem)) => return error(status, &problem),
     };
     match data.host.feedback(&endpoint, said).await {
         Ok(received) => Json(received).into_response(),

@@ -9,7 +9,7 @@ use axum::Json;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use berth_monitor::predictions::{Filter, now_ms, parse_id, parse_span, parse_time};
 use berth_serving::ControlError;
 use berth_serving::replay::ReplayOptions;
@@ -23,7 +23,6 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::admin::{Admin, Answer};
-use crate::respond::error;
 
 /// The most feedback of one request.
 const FEEDBACK: usize = 10_000;
@@ -109,7 +108,7 @@ pub(crate) async fn query(
     let (name, filter): (Name, Filter) = (name.parse()?, asked.filter()?);
     admin.host.show(&name)?;
     let mut left = asked.limit.unwrap_or(usize::MAX);
-    let (lines, answer) = Lines::new();
+    let (lines, answer) = Lines::channel();
     tokio::task::spawn_blocking(move || {
         let mut piece = Vec::new();
         let done = admin.host.predictions(&name, &filter, |row| {
@@ -162,7 +161,7 @@ pub(crate) async fn file(
             "{name} has no file {file:?} of predictions any more: list them again, it may have been merged"
         ))
     })?;
-    let (lines, answer) = Lines::new();
+    let (lines, answer) = Lines::channel();
     tokio::task::spawn_blocking(move || {
         loop {
             let mut piece = vec![0; PIECE];
@@ -230,7 +229,7 @@ pub(crate) async fn replay(
 struct Lines(mpsc::Receiver<Result<Bytes, String>>);
 
 impl Lines {
-    fn new() -> (mpsc::Sender<Result<Bytes, String>>, Body) {
+    fn channel() -> (mpsc::Sender<Result<Bytes, String>>, Body) {
         let (sender, receiver) = mpsc::channel(AHEAD);
         (sender, Body::new(Self(receiver)))
     }
@@ -258,8 +257,8 @@ struct Entry {
 }
 
 /// Reads feedback: one entry, or a list of them.
-pub(crate) fn decode_feedback(body: &[u8]) -> Result<Vec<Feedback>, Response> {
-    let refused = |problem: String| error(StatusCode::BAD_REQUEST, &problem);
+pub(crate) fn decode_feedback(body: &[u8]) -> Result<Vec<Feedback>, (StatusCode, String)> {
+    let refused = |problem: String| (StatusCode::BAD_REQUEST, problem);
     let many = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let entries: Result<Vec<Entry>, _> = match many {
         true => serde_json::from_slice(body),
@@ -275,7 +274,7 @@ pub(crate) fn decode_feedback(body: &[u8]) -> Result<Vec<Feedback>, Response> {
             "{} entries, the most of one request is {FEEDBACK}: send several",
             entries.len()
         );
-        return Err(error(StatusCode::PAYLOAD_TOO_LARGE, &problem));
+        return Err((StatusCode::PAYLOAD_TOO_LARGE, problem));
     }
     let mut feedback = Vec::with_capacity(entries.len());
     for (at, entry) in entries.into_iter().enumerate() {
