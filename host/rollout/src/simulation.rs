@@ -5,8 +5,9 @@
 //! [`decide`](crate::decide), drawn by [`Shares`](berth_serving::draw::Shares), and observed by what
 //! observes in a host. What is made up are the requests, and how the arms answer them.
 //!
-//! - [`traffic`]: the file that says what traffic is like
-//! - [`story`]: what happened
+//! - [`traffic`], [`behaviour`], [`span`]: the file that says what traffic is like, how arms answer it
+//! - [`story`], `telling`: what happened, and taking it down
+//! - [`picture`], `svg`: drawing it
 //! - `flow`, `chance`: requests at random, and how each arm answers them
 //! - `watched`: what the policy sees
 //! - `arms`: arms that are made ready and let go of
@@ -15,6 +16,7 @@
 //! - [`logged`]: the same policy over predictions that were recorded, and what it would have earned
 
 mod arms;
+pub mod behaviour;
 mod chance;
 mod choosing;
 mod drive;
@@ -22,8 +24,10 @@ mod flow;
 pub mod logged;
 mod moving;
 pub mod picture;
+pub mod span;
 pub mod story;
 mod svg;
+mod telling;
 pub mod traffic;
 mod watched;
 
@@ -42,7 +46,8 @@ use self::choosing::Choosing;
 use self::drive::{Course, Drive};
 use self::flow::Flow;
 use self::moving::Moving;
-use self::story::{Story, Telling};
+use self::story::Story;
+use self::telling::Telling;
 use self::traffic::{Declared, Traffic, TrafficError};
 use self::watched::Watched;
 use crate::pace::Pace;

@@ -50,7 +50,7 @@ mod recording;
 pub mod replay;
 mod resolve;
 pub mod rolling;
-mod rollout_router;
+pub mod rollout_router;
 mod rollouts;
 pub mod routing;
 pub mod scores;

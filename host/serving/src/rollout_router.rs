@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use berth_plugin::{Evaluation, Routers, Subject};
+use berth_plugin::{Decision, Evaluation, Routers, Subject};
 
 use crate::draw::Shares;
 use crate::live::PredictionId;
@@ -29,9 +29,8 @@ impl RolloutRouter {
         sink: Arc<VariantSink>,
         revision: String,
     ) -> Self {
-        let weights = evaluation.weights(ARMS.len());
-        let asked = weights[1] / weights.iter().sum::<f64>();
-        Self { routers, asked, sink, revision, failures: AtomicU64::new(0) }
+        let failures = AtomicU64::new(0);
+        Self { routers, asked: asked(evaluation), sink, revision, failures }
     }
 
     /// What to draw from for a request, with this share of the next revision in force: where that is
@@ -44,15 +43,7 @@ impl RolloutRouter {
         id: PredictionId,
     ) -> Option<Shares> {
         match self.routers.route(subject) {
-            Ok(decision) => {
-                let mut weights = [0.0; ARMS.len()];
-                for share in &decision.shares {
-                    weights[share.arm] = share.weight;
-                }
-                let next = weights[1] / weights.iter().sum::<f64>();
-                let part = if in_force < self.asked { in_force / self.asked } else { 1.0 };
-                Some(Shares::from_weights(&[1.0 - next * part, next * part]))
-            }
+            Ok(decision) => Some(within(&decision, self.asked, in_force)),
             Err(error) => {
                 berth_monitor::policy_failed(endpoint, self.sink.plugin(), error.reason());
                 let failed = self.failures.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
@@ -61,4 +52,22 @@ impl RolloutRouter {
             }
         }
     }
+}
+
+/// The next revision's share as an evaluation asks for it.
+pub fn asked(evaluation: &Evaluation) -> f64 {
+    let weights = evaluation.weights(ARMS.len());
+    weights[1] / weights.iter().sum::<f64>()
+}
+
+/// What a request is drawn from by a router's decision, where a share of the next revision was
+/// `asked` for and another is `in_force`: where that is less, the router's share is as much less.
+pub fn within(decision: &Decision, asked: f64, in_force: f64) -> Shares {
+    let mut weights = [0.0; ARMS.len()];
+    for share in &decision.shares {
+        weights[share.arm] = share.weight;
+    }
+    let next = weights[1] / weights.iter().sum::<f64>();
+    let part = if in_force < asked { in_force / asked } else { 1.0 };
+    Shares::from_weights(&[1.0 - next * part, next * part])
 }

@@ -2,8 +2,8 @@
 
 use berth_serving::ArmStatus;
 
+use super::behaviour::Prepare;
 use super::flow::PREPARE;
-use super::traffic::Prepare;
 
 /// What the arms are now.
 pub(super) struct Arms(Vec<Arm>);

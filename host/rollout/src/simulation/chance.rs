@@ -2,7 +2,9 @@
 
 use berth_statistics::Random;
 
-use super::traffic::{DAY, Latency, Traffic, Values};
+use super::behaviour::{Latency, Values};
+use super::span::DAY;
+use super::traffic::Traffic;
 
 /// Generators that have nothing to do with each other, by the seed and a number.
 pub(super) fn generator(seed: u64, number: u64) -> Random {
@@ -124,7 +126,7 @@ pub(super) fn value(values: &Values, random: &mut Random) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulation::traffic::Span;
+    use crate::simulation::span::Span;
 
     #[test]
     fn the_weighted_come_by_their_weights() {

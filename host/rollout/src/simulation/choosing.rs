@@ -72,11 +72,10 @@ impl Choosing {
                 Err(_) => asked.telling.failures += 1,
             }
         }
-        let arms = (0..self.variants).flat_map(|arm| {
-            let weight = self.evaluation.as_ref().map_or(0.0, |evaluation| evaluation.shadow(arm));
-            (weight > 0.0).then_some(Share { arm, weight })
+        let shadows = self.evaluation.iter().flat_map(|evaluation| {
+            (0..self.variants).map(|arm| Share { arm, weight: evaluation.shadow(arm) })
         });
-        (self.shares.clone(), arms.collect())
+        (self.shares.clone(), shadows.filter(|shadow| shadow.weight > 0.0).collect())
     }
 
     /// Asks the policy, and has what it decides be in force.

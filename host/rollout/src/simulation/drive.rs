@@ -214,36 +214,28 @@ impl<'a> Drive<'a> {
             Course::Choosing(choosing) => choosing.salt(),
         };
         let hash = self.flow.hash(salt, &request);
+        let subject = || self.flow.subject(&request, self.unit.as_deref());
         let (drawn, shadows) = match &self.course {
             Course::Moving(moving) => {
-                let shadows = moving.shadows().filter(|&(arm, _)| self.arms.ready(arm));
-                let shadows = shadows.map(|(arm, weight)| Share { arm, weight });
-                (moving.draw(hash, &self.arms), shadows.collect())
+                let copies = if self.arms.ready(1) { moving.shadow() } else { 0.0 };
+                let drawn = moving.draw(hash, subject, &self.arms, &mut self.asked.telling);
+                (drawn, vec![Share { arm: 1, weight: copies }])
             }
             Course::Choosing(choosing) => {
-                let subject = || self.flow.subject(&request, self.unit.as_deref());
                 let (shares, shadows) = choosing.shares_for(subject, &mut self.asked);
-                (Some(shares.draw(hash).0), shadows)
+                (Some(shares.draw(hash)), shadows)
             }
         };
-        let Some(arm) = drawn else {
+        let Some((arm, propensity)) = drawn else {
             self.asked.telling.unanswered();
             return;
         };
         let unit = request.unit.map(|unit| counted_unit(&self.flow.unit_name(unit)));
-        let propensity = match &self.course {
-            Course::Moving(moving) if (0..2).all(|arm| self.arms.ready(arm)) => {
-                moving.shares().get(arm).copied()
-            }
-            // The only one that there is.
-            Course::Moving(_) => Some(1.0),
-            Course::Choosing(choosing) if choosing.by_request() => None,
-            Course::Choosing(choosing) => choosing.shares().get(arm).copied(),
-        };
+        let propensity = Some(propensity);
         let at = Exposed { arm, slices: self.flow.slices(&request), unit, propensity };
         let (ends, end) = self.answer(now, at, &request, &mut random);
-        for shadow in shadows.into_iter().filter(|shadow| shadow.arm != arm) {
-            if random.chance(shadow.weight) {
+        for shadow in shadows {
+            if shadow.arm != arm && shadow.weight > 0.0 && random.chance(shadow.weight) {
                 let at = Exposed { arm: shadow.arm, ..at };
                 self.copy(ends, at, end == End::Answered, &request, &mut random);
             }

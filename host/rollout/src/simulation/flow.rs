@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use berth_plugin::{Subject, unit_hash};
 use berth_statistics::Random;
 
+use super::behaviour::{Behaviour, Latency, Prepare, Values};
 use super::chance::{Arrivals, LogNormal, Weighted, generator};
-use super::traffic::{Behaviour, Latency, Prepare, Span, Traffic, Values};
+use super::span::Span;
+use super::traffic::Traffic;
 
 /// Units where the endpoint has them and the file does not say how many.
 const UNITS: u32 = 10_000;

@@ -178,7 +178,8 @@ impl Simulation<'_> {
 /// A prediction and its reward, as the policy sees them.
 fn note(logged: &Logged, arm: usize, asked: &Asked) {
     let unit = logged.unit.as_deref().map(counted_unit);
-    let at = Exposed { arm, unit, ..Exposed::default() };
+    let propensity = logged.propensity;
+    let at = Exposed { arm, unit, propensity, ..Exposed::default() };
     let end = match logged.status.as_deref() {
         None | Some("ok") => End::Answered,
         Some("invalid") => End::Refused,

@@ -1,16 +1,19 @@
 //! A rollout by a virtual clock: what the controller does in a host, with what it commits kept here.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use berth_plugin::{ArmState, Observation, Phase};
+use berth_plugin::{ArmState, Observation, Phase, Routers, Subject};
 use berth_serving::ArmStatus;
 use berth_serving::documents::{Order, Outcome, Rollout};
 use berth_serving::draw::Shares;
 use berth_serving::rolling::ARMS;
+use berth_serving::rollout_router;
 
 use super::arms::Arms;
 use super::flow::Flow;
 use super::story::{Ended, seconds};
+use super::telling::Telling;
 use super::{Asked, Clock, SimulationError};
 use crate::decide;
 use crate::pace::Pace;
@@ -20,6 +23,9 @@ pub(super) struct Moving {
     rollout: Rollout,
     salt: String,
     shares: Shares,
+    /// What looks at each request, where the policy does.
+    routers: Option<Routers>,
+    quarantined: Arc<AtomicBool>,
     pace: Pace,
     seen: Option<Vec<ArmStatus>>,
     pub(super) ended: Option<Ended>,
@@ -29,8 +35,8 @@ impl Moving {
     pub(super) fn new(rollout: Rollout, endpoint: &str, pace: Pace) -> Self {
         let salt = format!("{endpoint}\n{}", rollout.arms[1]);
         let shares = shares_of(rollout.share);
-        let (seen, ended) = (None, None);
-        Self { rollout, salt, shares, pace, seen, ended }
+        let (routers, quarantined, seen, ended) = (None, Arc::default(), None, None);
+        Self { rollout, salt, shares, routers, quarantined, pace, seen, ended }
     }
 
     /// When the policy is asked next, in microseconds; not once the end was decided.
@@ -41,11 +47,10 @@ impl Moving {
         }
     }
 
-    /// Arms that get a copy of what others answer, and of what part.
-    pub(super) fn shadows(&self) -> impl Iterator<Item = (usize, f64)> {
-        let evaluation = self.rollout.evaluation.iter().filter(|_| self.rollout.order.is_none());
-        let parts = evaluation.flat_map(|it| (0..ARMS.len()).map(|arm| (arm, it.shadow(arm))));
-        parts.filter(|&(_, part)| part > 0.0)
+    /// For what part of the live revision's requests the next one gets a copy.
+    pub(super) fn shadow(&self) -> f64 {
+        let evaluation = self.rollout.evaluation.as_ref().filter(|_| self.rollout.order.is_none());
+        evaluation.map_or(0.0, |evaluation| evaluation.shadow(1))
     }
 
     /// What requests are hashed with.
@@ -58,10 +63,59 @@ impl Moving {
         vec![1.0 - self.rollout.share, self.rollout.share]
     }
 
-    /// The arm of a request by its hash: the one drawn, or where that is not ready the other.
-    pub(super) fn draw(&self, hash: u64, arms: &Arms) -> Option<usize> {
-        let drawn = self.shares.draw(hash).0;
-        [drawn, 1 - drawn].into_iter().find(|&arm| arms.ready(arm))
+    /// The arm of a request by its hash, and the probability with which it was drawn: where one is
+    /// not ready the other.
+    pub(super) fn draw(
+        &self,
+        hash: u64,
+        subject: impl FnOnce() -> Subject,
+        arms: &Arms,
+        telling: &mut Telling,
+    ) -> Option<(usize, f64)> {
+        let [live, next] = [0, 1].map(|arm| arms.ready(arm));
+        if !(live && next) {
+            return if live { Some((0, 1.0)) } else { next.then_some((1, 1.0)) };
+        }
+        let (Some(routers), Some(evaluation)) = (&self.routers, &self.rollout.evaluation) else {
+            return Some(self.shares.draw(hash));
+        };
+        match routers.route(&subject()) {
+            Ok(decision) => {
+                let in_force = self.shares.probabilities(ARMS.len())[1];
+                let asked = rollout_router::asked(evaluation);
+                Some(rollout_router::within(&decision, asked, in_force).draw(hash))
+            }
+            Err(_) => {
+                telling.failures += 1;
+                Some(self.shares.draw(hash))
+            }
+        }
+    }
+
+    /// Has the policy be asked of each request, as its evaluation says, while there is a choice.
+    fn look_at_requests(&mut self, now: u64, asked: &mut Asked, statuses: &[ArmStatus]) {
+        let choice = self.rollout.order.is_none() && self.rollout.share > 0.0;
+        let evaluation = self.rollout.evaluation.as_ref();
+        let Some(evaluation) = evaluation.filter(|it| choice && it.asks_router()) else {
+            self.routers = None;
+            return;
+        };
+        let observation = Arc::new(self.observation(now, asked, statuses));
+        let built = asked.policy.routers(&observation, &evaluation.plan, &self.quarantined);
+        self.routers = built.unwrap_or_else(|_| {
+            asked.telling.failures += 1;
+            None
+        });
+    }
+
+    fn observation(&self, now: u64, asked: &Asked, statuses: &[ArmStatus]) -> Observation {
+        let next = self.rollout.arms[1];
+        let bare = Observation {
+            now_ms: asked.now_ms(now),
+            seed: u64::from_le_bytes(*next.as_bytes().first_chunk().unwrap_or(&[0; 8])),
+            ..asked.bare.clone()
+        };
+        asked.watched.observation(statuses, bare)
     }
 
     /// One round, as in `controller`: decide, then bring about.
@@ -99,13 +153,7 @@ impl Moving {
         asked: &mut Asked,
         statuses: &[ArmStatus],
     ) -> Result<(), SimulationError> {
-        let next = self.rollout.arms[1];
-        let observation = Observation {
-            now_ms: asked.now_ms(now),
-            seed: u64::from_le_bytes(*next.as_bytes().first_chunk().unwrap_or(&[0; 8])),
-            ..asked.bare.clone()
-        };
-        let observation = Arc::new(asked.watched.observation(statuses, observation));
+        let observation = Arc::new(self.observation(now, asked, statuses));
         let plan = self.rollout.evaluation.as_ref().map(|evaluation| &evaluation.plan);
         match asked.policy.evaluate(&observation, plan) {
             Ok(evaluation) => {
@@ -113,6 +161,7 @@ impl Moving {
                 let decided = after.is_some();
                 if let Some(after) = after {
                     self.rollout = after;
+                    self.look_at_requests(now, asked, statuses);
                     let message = decide::message(&evaluation);
                     asked.telling.decided(now, evaluation.phase, self.shares(), message);
                 }
@@ -138,6 +187,7 @@ impl Moving {
     fn abort(&mut self, now: u64, why: String, asked: &mut Asked) {
         self.rollout.share = 0.0;
         self.shares = shares_of(0.0);
+        self.routers = None;
         asked.telling.decided(now, Phase::Failed, self.shares(), &why);
         let who = "berth".to_owned();
         self.rollout.order = Some(Order { outcome: Outcome::Aborted, who, why });

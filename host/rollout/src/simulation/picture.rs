@@ -1,8 +1,8 @@
 //! A story as a picture: shares, errors, latency and rewards over time, with what was decided.
 
+use super::span::Span;
 use super::story::{Decision, Lies, Point, Story, Told};
 use super::svg::{Drawing, colour, number, step};
-use super::traffic::Span;
 use berth_plugin::Phase;
 
 const WIDTH: f64 = 860.0;

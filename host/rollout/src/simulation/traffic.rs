@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 
-/// A day, in microseconds.
-pub(super) const DAY: u64 = 86_400_000_000;
+use super::behaviour::{Behaviour, Latency};
+use super::span::{DAY, Span};
 
 /// The longest that is simulated: a year.
 const LONGEST: Span = Span(366 * DAY);
@@ -64,62 +64,6 @@ impl Default for Traffic {
     }
 }
 
-/// How an arm answers. What a file leaves out stays as it was: at first one request in a thousand
-/// fails, half take at most 20 ms and 99 % at most 100 ms, there are no rewards, all answers agree,
-/// and it is ready after 5 s.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Behaviour {
-    /// The part of requests that fail by the model's, the plugin's or the host's fault.
-    pub error_rate: Option<f64>,
-    /// The part of requests that are refused as the caller's fault.
-    pub refused_rate: Option<f64>,
-    /// How long an answer takes, log-normal.
-    pub latency: Option<Latency>,
-    /// What an answered request earns.
-    pub reward: Option<Values>,
-    /// What its processor observes of an answered request, by the number's name.
-    pub metrics: BTreeMap<String, Values>,
-    /// As a shadow, the part of its answers that agree with the one that was given.
-    pub agreement: Option<f64>,
-    /// How long it takes to be made ready.
-    pub prepare: Option<Prepare>,
-}
-
-/// A log-normal latency by two of its quantiles, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Latency {
-    /// Half of the requests take no longer.
-    pub median_ms: f64,
-    /// 99 % of the requests take no longer.
-    pub p99_ms: f64,
-}
-
-/// Numbers at random: `rate`, the probability of 1 in place of 0, or `mean` and `deviation` of a
-/// normal distribution.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Values {
-    /// The probability of 1.
-    pub rate: Option<f64>,
-    /// The mean.
-    pub mean: Option<f64>,
-    /// The standard deviation.
-    pub deviation: Option<f64>,
-    /// Of a reward, how long after the request it comes.
-    pub after: Option<Span>,
-}
-
-/// What becomes of an arm that is made ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Prepare {
-    /// It is ready after this.
-    Takes(Span),
-    /// It cannot be prepared, which is found after 5 s.
-    Fails,
-}
-
 /// What becomes different at some time.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -161,11 +105,14 @@ pub struct Declared {
     pub unit: bool,
 }
 
-fn refuse<T>(key: impl Into<String>, problem: impl Into<String>) -> Result<T, TrafficError> {
+pub(super) fn refuse<T>(
+    key: impl Into<String>,
+    problem: impl Into<String>,
+) -> Result<T, TrafficError> {
     Err(TrafficError { key: key.into(), problem: problem.into() })
 }
 
-fn share(key: &str, value: Option<f64>) -> Result<(), TrafficError> {
+pub(super) fn share(key: &str, value: Option<f64>) -> Result<(), TrafficError> {
     match value.filter(|value| !(0.0..=1.0).contains(value)) {
         None => Ok(()),
         Some(value) => refuse(key, format!("{value} is no share: use 0 to 1")),
@@ -305,97 +252,6 @@ impl Traffic {
     }
 }
 
-impl Behaviour {
-    fn check(&self, key: &str) -> Result<(), TrafficError> {
-        share(&format!("{key}.error_rate"), self.error_rate)?;
-        share(&format!("{key}.refused_rate"), self.refused_rate)?;
-        share(&format!("{key}.agreement"), self.agreement)?;
-        if let Some(Latency { median_ms, p99_ms }) = self.latency
-            && !(median_ms > 0.0 && p99_ms >= median_ms && p99_ms <= 3_600_000.0)
-        {
-            let problem = "give median_ms above 0 and p99_ms that is no less, up to an hour";
-            return refuse(format!("{key}.latency"), problem);
-        }
-        if let Some(reward) = &self.reward {
-            reward.check(&format!("{key}.reward"))?;
-        }
-        for (name, values) in &self.metrics {
-            let key = format!("{key}.metrics.{name}");
-            values.check(&key)?;
-            if values.after.is_some() {
-                return refuse(format!("{key}.after"), "only a reward comes later");
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Values {
-    fn check(&self, key: &str) -> Result<(), TrafficError> {
-        match (self.rate, self.mean, self.deviation) {
-            (Some(rate), None, None) => share(&format!("{key}.rate"), Some(rate)),
-            (None, Some(mean), deviation) => {
-                let deviation = deviation.unwrap_or(0.0);
-                if mean.is_finite() && deviation >= 0.0 && deviation.is_finite() {
-                    return Ok(());
-                }
-                refuse(key, "give a finite mean, and a deviation of 0 or more")
-            }
-            _ => refuse(key, "give rate, or mean and deviation"),
-        }
-    }
-}
-
-/// A span of time, in microseconds; written `3d`, `6h`, `10m`, `30s`, `250ms`, or several of these
-/// together, `1h30m`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(pub u64);
-
-const UNITS_OF_TIME: [(&str, u64); 5] =
-    [("d", DAY), ("h", DAY / 24), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1000)];
-
-impl Span {
-    /// Reads it; none when it is not written so.
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut rest = text;
-        let mut micros = 0u64;
-        while !rest.is_empty() {
-            let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-            let number: u64 = rest[..digits].parse().ok()?;
-            rest = &rest[digits..];
-            let letters = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-            let (_, unit) = UNITS_OF_TIME.iter().find(|(name, _)| *name == &rest[..letters])?;
-            micros = micros.checked_add(number.checked_mul(*unit)?)?;
-            rest = &rest[letters..];
-        }
-        (!text.is_empty()).then_some(Self(micros))
-    }
-
-    /// In seconds.
-    pub fn seconds(self) -> f64 {
-        self.0 as f64 / 1e6
-    }
-}
-
-/// As it is written, to the millisecond, its two largest units.
-impl std::fmt::Display for Span {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut rest = self.0;
-        let mut parts = 0;
-        for (name, unit) in UNITS_OF_TIME {
-            let number = rest / unit;
-            if number > 0 && parts < 2 {
-                write!(f, "{number}{name}")?;
-                rest %= unit;
-                parts += 1;
-            } else if parts > 0 {
-                break;
-            }
-        }
-        if parts == 0 { f.write_str("0s") } else { Ok(()) }
-    }
-}
-
 /// What changes, as it is told: `next (segment=vip): error_rate 0.2`.
 impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -425,69 +281,11 @@ impl std::fmt::Display for Change {
     }
 }
 
-impl std::fmt::Display for Values {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.rate, self.mean, self.deviation) {
-            (Some(rate), _, _) => write!(f, "rate {rate}"),
-            (None, mean, deviation) => {
-                write!(f, "mean {} ± {}", mean.unwrap_or(0.0), deviation.unwrap_or(0.0))
-            }
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        Self::parse(&text).ok_or_else(|| {
-            let example = "write it as \"3d\", \"6h\", \"10m\", \"30s\", \"250ms\" or \"1h30m\"";
-            de::Error::custom(format!("{text:?} is no span of time: {example}"))
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for Prepare {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        if text == "fails" {
-            return Ok(Self::Fails);
-        }
-        Span::parse(&text).map(Self::Takes).ok_or_else(|| {
-            de::Error::custom(format!("{text:?} is neither a span of time (\"5s\") nor \"fails\""))
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn spans_are_read_and_written() {
-        for (text, micros, written) in [
-            ("3d", Some(3 * DAY), "3d"),
-            ("1h30m", Some(5_400_000_000), "1h30m"),
-            ("90m", Some(5_400_000_000), "1h30m"),
-            ("1d1s", Some(DAY + 1_000_000), "1d"),
-            ("250ms", Some(250_000), "250ms"),
-            ("0s", Some(0), "0s"),
-            ("", None, ""),
-            ("3", None, ""),
-            ("h", None, ""),
-            ("3 d", None, ""),
-            ("-3d", None, ""),
-            ("99999999999999999999d", None, ""),
-            ("999999999999999d", None, ""),
-        ] {
-            let span = Span::parse(text);
-            assert_eq!(span.map(|span| span.0), micros, "{text}");
-            if let Some(span) = span {
-                assert_eq!(span.to_string(), written);
-            }
-        }
-    }
 
     #[test]
     fn what_does_not_fit_is_named() {
