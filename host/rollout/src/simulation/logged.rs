@@ -293,11 +293,14 @@ mod tests {
 
     #[test]
     fn what_was_never_drawn_is_unknown() {
-        let never = |draws: &[Draw]| estimated(String::new(), draws, 3, Some(2));
-        let draws: Vec<Draw> = draws(3000, 1);
-        let found = never(&draws);
-        assert_eq!((found.worth, found.self_normalised), (0.0, None));
-        assert_eq!((found.inverse_propensity, found.doubly_robust), (None, None));
-        assert_eq!(never(&[]).inverse_propensity, None);
+        let mut draws = draws(3000, 1);
+        draws.iter_mut().for_each(|draw| draw.shares = vec![0.1, 0.5, 0.4]);
+        for alone in [None, Some(2)] {
+            let found = estimated(String::new(), &draws, 3, alone);
+            let all = [found.inverse_propensity, found.self_normalised, found.doubly_robust];
+            assert_eq!(all, [None; 3], "{alone:?}");
+        }
+        let nothing = estimated(String::new(), &[], 3, None);
+        assert_eq!((nothing.inverse_propensity, nothing.worth), (None, 0.0));
     }
 }
