@@ -24,10 +24,14 @@ pub(crate) fn judge(setting: &Setting, observation: &impl Observe, arm: u32) -> 
     let errors = measure("shadow-errors").map_or(0, |found| found.count);
     let timed = measure("shadow-latency-seconds").map_or(0, |found| found.count);
     let copies = compared.saturating_add(errors);
-    // Copies are of the requests that the first arm answered, so as many of them are of one unit.
+    // Copies are of the requests that the first arm answered: where it has `alike` of a unit for each
+    // of them, a part of these has as much less beyond the first.
     let units = observation.measure(0, "requests-of-units", None);
     let units = units.filter(|units| units.sum > 0.0);
     let alike = units.map_or(1.0, |units| (units.sum_of_squares / units.sum).max(1.0));
+    let requests = observation.measure(0, "requests", None).map_or(0, |requests| requests.count);
+    let part = if requests > copies { copies as f64 / requests as f64 } else { 1.0 };
+    let alike = 1.0 + part * (alike - 1.0);
     // As if all of a unit came to the same; rounded against the candidate.
     let bad = |count: u64, of: u64| {
         let trials = (of as f64 / alike) as u64;
@@ -134,6 +138,10 @@ mod tests {
         check(observed(1000, 990, 0, 150, 1.0), broken, "took longer than 100 ms");
         // Of ten units each of which sent a hundred.
         check(observed(1000, 990, 0, 0, 100.0), unsure, "which decides nothing yet");
+        // The same, of a hundred times as many requests: few of a unit had a copy.
+        let mut sampled = observed(1000, 990, 0, 0, 100.0);
+        sampled.count(0, "requests", 100_000);
+        check(sampled, holds, "0.99 of 1000 answers agree");
         // All of them agree.
         check(observed(1000, 1000, 0, 0, 1.0), holds, "1 of 1000");
     }
