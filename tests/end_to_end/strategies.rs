@@ -176,7 +176,9 @@ fn a_bandit_decides_a_rollout() {
 #[test]
 fn a_shadow_takes_over_when_it_agrees() {
     let config = |least: f64| {
-        format!("min_agreement = {least}, min_compared = 100, alpha = 0.05, interval_ms = 100")
+        format!(
+            "min_agreement = {least}, min_compared = 100, max_error_rate = 0.1, alpha = 0.05, interval_ms = 100"
+        )
     };
     // Version 1 agrees with version 2 on about 80 of 100, version 3 on about 70.
     let configs = [config(0.6), config(0.9)];
