@@ -75,7 +75,8 @@ fn compare(setting: &Setting, first: &Values, other: &Values, alpha: Alpha) -> (
 
 /// Beside the variance that a difference is to come down to: (effect / (z₁₋α⸝₂ + z_power))².
 fn progress(setting: &Setting, difference: Estimate, alpha: Alpha) -> f64 {
-    if difference.units < LEAST_UNITS || !(difference.variance > 0.0) {
+    let varies = difference.variance > 0.0;
+    if difference.units < LEAST_UNITS || !varies {
         return 0.0;
     }
     let reach = -normal_quantile(0.5 * alpha.value()) + normal_quantile(setting.power.value());

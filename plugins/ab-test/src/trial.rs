@@ -261,10 +261,12 @@ mod tests {
         observed.put(arm, "reward", None, Measure { count, sum, sum_of_squares: sum });
     }
 
-    /// Looks again and again: time, rewards of each arm, and what is expected of weights, phase and
-    /// message.
+    /// A time, the rewards of each arm, and what is expected of weights, phase and message.
+    type Look<'a> = (u64, &'a [(u64, f64)], &'a [f64], Phase, &'a str);
+
+    /// Looks again and again.
     #[track_caller]
-    fn check(text: &str, arms: &[&str], story: &[(u64, &[(u64, f64)], &[f64], Phase, &str)]) {
+    fn check(text: &str, arms: &[&str], story: &[Look<'_>]) {
         let mut observed = Observed::new(arms);
         let mut plan = None;
         for (at, (now_ms, of_arms, weights, phase, part)) in story.iter().enumerate() {
@@ -361,6 +363,25 @@ mod tests {
             REWARD,
             &three,
             &[begun, (1, &none, &[1.0, 0.0, 0.0], Phase::Steady, "a is to stay")],
+        );
+    }
+
+    #[test]
+    fn several_arms_take_more_evidence() {
+        let text = r#"{"metric": "reward", "effect": 0.05, "method": "fixed"}"#;
+        // z is 2.09 and p is 0.037: enough where there is one to compare with, not where there are two.
+        let (same, better) = ((2000, 0.5), (2000, 0.533));
+        let none = (0, 0.0);
+        let steady = Phase::Steady;
+        let begun = (0, &[none, none][..], &[1.0, 1.0][..], steady, "nothing");
+        let seen = &[same, better][..];
+        check(text, &["a", "b"], &[begun, (1, seen, &[0.0, 1.0], steady, "b is to stay")]);
+        let begun = (0, &[none, none, none][..], &[1.0, 1.0, 1.0][..], steady, "nothing");
+        let seen = &[same, better, same][..];
+        check(
+            text,
+            &["a", "b", "c"],
+            &[begun, (1, seen, &[1.0, 0.0, 0.0], steady, "a is to stay")],
         );
     }
 

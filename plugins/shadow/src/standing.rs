@@ -59,7 +59,7 @@ pub(crate) fn evaluate(
         .map(|&candidate| (candidate, judge(setting, observation, candidate)))
         .collect();
     standing.settle(setting, observation.now_ms(), &judged);
-    Ok(standing.evaluation(setting, &judged)?)
+    standing.evaluation(setting, &judged)
 }
 
 impl Standing {
@@ -139,14 +139,13 @@ mod tests {
 
     const TEXT: &str = r#"{"min_agreement": 0.9, "min_compared": 100"#;
 
-    /// Looks again and again: time, what agreed of a thousand answers of each candidate (none: no
-    /// answers), and what is expected of the weights, the shadows, the phase and the message.
+    /// A time, what agreed of a thousand answers of each candidate (none: no answers), and what is
+    /// expected of the weights, the shadows, the phase and the message.
+    type Look<'a> = (u64, &'a [Option<u64>], &'a [f64], &'a [u32], Phase, &'a str);
+
+    /// Looks again and again.
     #[track_caller]
-    fn check(
-        rest: &str,
-        names: &[&str],
-        story: &[(u64, &[Option<u64>], &[f64], &[u32], Phase, &str)],
-    ) {
+    fn check(rest: &str, names: &[&str], story: &[Look<'_>]) {
         let mut observed = Observed::new(names);
         let mut plan = None;
         let text = format!("{TEXT}{rest}}}");

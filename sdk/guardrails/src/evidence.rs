@@ -60,10 +60,7 @@ impl Metric {
             return self.observed_in(observation, arm, None);
         }
         let each = slices.iter().map(|slice| self.observed_in(observation, arm, Some(slice)));
-        let mut together = each.fold(Values::default(), |sum, slice| sum.with(&slice));
-        // Units are told apart in the whole only.
-        together.alike = self.alike(observation, arm, &together);
-        together
+        each.fold(Values::default(), |sum, slice| sum.with(&slice))
     }
 
     fn observed_in(&self, observation: &impl Observe, arm: u32, slice: Option<&str>) -> Values {
