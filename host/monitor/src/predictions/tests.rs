@@ -15,9 +15,9 @@ use super::row::{Content, Prediction};
 use super::spec::PredictionsSpec;
 use super::time::hour;
 
-/// An hour in milliseconds, and one in which nothing else happens.
+/// An hour in milliseconds, and one that is long over.
 const HOUR: u64 = 3_600_000;
-const NINE: u64 = 500_000 * HOUR;
+const NINE: u64 = 400_000 * HOUR;
 
 fn row(ms: u64, number: u128, datatype: DataType) -> Prediction {
     let size = datatype.size().unwrap_or_default();
