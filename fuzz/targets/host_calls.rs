@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use berth_inference::{ModelOptions, Runtime, RuntimeOptions};
 use berth_plugin::{
-    Bindings, Body, BoundModel, Call, COMPILE_BOUNDS, EngineOptions, Engines, Processor,
+    Bindings, Body, BoundModel, COMPILE_BOUNDS, Call, EngineOptions, Engines, Processor,
     ProcessorLimits, Reply, Request, Sink, Usage,
 };
 use berth_tensor::Digest;
@@ -92,7 +92,8 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
     let processor = Processor::new(&engines, &Arc::new(compiled), name, "{}".into(), limits);
     let file = folder.path().join("adder.onnx");
     std::fs::write(&file, berth_onnx::small::adder(1.0)).expect("the model is written");
-    let runtime = Runtime::load(None, RuntimeOptions { each: 1, trials: None }).expect("ONNX Runtime loads");
+    let runtime =
+        Runtime::load(None, RuntimeOptions { each: 1, trials: None }).expect("ONNX Runtime loads");
     let opened = runtime.open("adder@1", &file, &ModelOptions::default());
     let model = opened.expect("the model opens").in_lane(&runtime.lane());
     let bound = BoundModel { role: "default".into(), name: "adder@1".into(), model };
