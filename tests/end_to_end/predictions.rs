@@ -162,7 +162,7 @@ fn only_what_is_declared_is_kept() {
             |name| json!({"name": name, "datatype": "FP32", "shape": [1, 2], "data": [1, 2]});
         let body = json!({"inputs": [tensor("a"), tensor("b")]}).to_string();
         let target = "/v2/models/adder/infer?region=eu";
-        let answer = host.send(&Request::post(target, "", body).header("x-user", "ada"));
+        let answer = host.send(&Request::post(target, "", body).header("x-user", "zoe"));
         assert_eq!(answer.status, 200, "{}", answer.text());
         let row = recorded(&host, "adder", &["--id", &id(&answer)]).swap_remove(0);
         let attributes = ["user", "region"].into_iter().map(str::to_owned);
@@ -173,7 +173,7 @@ fn only_what_is_declared_is_kept() {
         assert_eq!(found.join(", "), kept, "{keys}");
         assert_eq!(row["unit"].is_null(), keys.contains("user"), "{keys}");
         let text = row.to_string();
-        assert_eq!(text.contains("ada"), !keys.contains("user"), "{keys}: {text}");
+        assert_eq!(text.contains("zoe"), !keys.contains("user"), "{keys}: {text}");
     }
     for (keys, part) in [
         ("share = 0.0", "predictions.share: 0 is not above 0"),

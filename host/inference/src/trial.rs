@@ -137,6 +137,9 @@ pub fn try_here(
     file: &Path,
 ) -> Result<(), TrialError> {
     berth_apart::bound_this_process(bounds)?;
+    // As in the host: a write over the shell's limit on the size of files fails and ends nothing.
+    // SAFETY: sets what the system does by itself; no handler of this program's is involved.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let options: ModelOptions = serde_json::from_str(options)?;
     let runtime = Runtime::load(Some(library), RuntimeOptions { each: 1, trials: None })?;
     let opened = runtime.aside(|| runtime.open("tried", file, &options))?;

@@ -352,7 +352,7 @@ mod tests {
         let fine = [None; 4];
         for (shadow, expected) in [
             (live.clone(), fine),
-            (one([4.0, 9.0, 6.001]), [Some((0.000166638, "row 1: 6.00")), None, None, None]),
+            (one([4.0, 9.0, 6.001]), [Some((0.000_166_626_818, "row 1: 6.00")), None, None, None]),
             (one([5.0, 9.0, 5.5]), [Some((0.2, "5 in")), Some((0.2, "5 in")), None, None]),
             (
                 one([4.0, 6.0, 9.0]),

@@ -4,6 +4,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use berth_tensor::Digest;
 use tokio::sync::watch;
@@ -29,6 +30,9 @@ struct Inner {
     // Declared last: the folder is given up after everything in it is closed.
     _lock: File,
 }
+
+/// For how long a lock may outlive its host.
+const LEFT_BEHIND: Duration = Duration::from_secs(1);
 
 impl Store {
     /// Opens the store in the folder `path`, or makes it. Refused while another host has it open.
@@ -158,10 +162,20 @@ impl Store {
 fn lock(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join("lock");
     let lock = File::create(&path).map_err(|error| file("make", &path, error))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { folder: folder.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(file("lock", &path, error)),
+    let begin = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            // A process that a host has just begun to start, for a compilation or a trial, holds the
+            // lock for a moment longer than the host, if that was killed.
+            Err(TryLockError::WouldBlock) if begin.elapsed() < LEFT_BEHIND => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::InUse { folder: folder.to_owned() });
+            }
+            Err(TryLockError::Error(error)) => return Err(file("lock", &path, error)),
+        }
     }
 }
 
