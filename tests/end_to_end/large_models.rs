@@ -110,6 +110,17 @@ fn a_broken_data_file_is_named() {
 }
 
 #[test]
+fn a_data_file_that_was_cut_short_is_refused() {
+    let host = Host::start();
+    let file = write(&host, "v1", 1, &UNITS);
+    let weights = file.with_file_name(WEIGHTS);
+    let length = weights.metadata().unwrap().len();
+    fs::File::options().write(true).open(&weights).unwrap().set_len(length - 1).unwrap();
+    let part = "model big: the file is no complete ONNX model; export or copy it again";
+    host.refused(&["model", "push", "big", file.to_str().unwrap()], part);
+}
+
+#[test]
 fn data_files_that_are_elsewhere_are_refused() {
     let host = Host::start();
     let named = |name: &str| dense_beside(1, &UNITS, name).0;
