@@ -461,8 +461,11 @@ fn a_request_is_run_again_through_another_revision_or_plugin() {
     assert!(differences.contains("body/predictions/0/label"), "{differences}");
     let again = replay(&["--revision", &first[..6]]);
     assert_eq!((&again["same"], &again["differences"]), (&json!(true), &json!([])));
-    let small = plugin("image-classifier-small");
-    let built = replay(&["--revision", &first, "--plugin", small.to_str().unwrap()]);
+    // Another build: one more section that says nothing.
+    let mut other = fs::read(plugin("image-classifier")).unwrap();
+    other.extend_from_slice(b"\0\x02\x01x");
+    let other = host.file("other.wasm", other);
+    let built = replay(&["--revision", &first, "--plugin", other.to_str().unwrap()]);
     assert_eq!(built["same"], true, "{built}");
     assert_eq!(built["replayed"]["error"], Value::Null);
     assert!(host.ok(&["replay", &id(&answer)]).contains("predicted"));
