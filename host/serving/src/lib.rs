@@ -12,6 +12,7 @@
 //! - [`shadow`]: copies that other arms get once the live answer was made
 //! - `compare`, `ranks`: how far two answers are apart; [`examples`]: those that are farthest
 //! - [`live`]: a revision that answers, and the request's way
+//! - `metadata`: what variants take and answer
 //! - `alike`: variants among which chance decides take the same requests
 //! - [`warm_up`]: the request that every variant answers before a revision takes over
 //! - [`draw`]: the draw of an arm from shares
@@ -42,6 +43,7 @@ pub mod feedback;
 pub mod host;
 pub mod live;
 pub mod measures;
+mod metadata;
 mod model_files;
 pub mod prepare;
 pub mod provider;
@@ -67,7 +69,8 @@ pub use ended::Ended;
 pub use error::{ControlError, RequestError};
 pub use evaluations::Rewarded;
 pub use host::{Host, HostOptions};
-pub use live::{Incoming, LiveRevision, Metadata, Outcome, PredictionId};
+pub use live::{Incoming, LiveRevision, Outcome, PredictionId};
+pub use metadata::Metadata;
 pub use provider::ProviderSpec;
 pub use rolling::{ArmStatus, Chosen, Endpoint, Exposure, Rolling};
 pub use rollout_router::RolloutRouter;

@@ -11,7 +11,7 @@ use berth_plugin::{
     Bindings, Body, BoundModel, Call, CallError, Evaluation, Processor, Reply, Reports, Request,
     unit_hash,
 };
-use berth_tensor::{Digest, Name, NamedTensor, TensorType};
+use berth_tensor::{Digest, Name, NamedTensor};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -187,18 +187,6 @@ pub struct Outcome<'a> {
     pub result: Result<Reply, RequestError>,
 }
 
-/// What a variant takes and answers.
-pub struct Metadata {
-    /// What it takes.
-    pub inputs: Vec<TensorType>,
-    /// What it answers.
-    pub outputs: Vec<TensorType>,
-    /// Media types of bodies that it takes and answers, when it has a processor.
-    pub bodies: Option<(Vec<String>, Option<String>)>,
-    /// Its models and processor by name, and what the models' files say of themselves.
-    pub parts: Vec<(String, String)>,
-}
-
 impl LiveRevision {
     /// The revision's id, as clients see it.
     pub fn id(&self) -> &str {
@@ -251,34 +239,7 @@ impl LiveRevision {
         self.bound().map(|bound| &**bound.model)
     }
 
-    /// What a variant takes and answers; without a name, the first one.
-    pub fn metadata(&self, variant: Option<&str>) -> Result<Metadata, RequestError> {
-        let variant = match variant {
-            None => &self.variants[0],
-            Some(name) => &self.variants[self.find(name)?],
-        };
-        let mut parts: Vec<(String, String)> = variant.models.iter().flat_map(told).collect();
-        Ok(match &variant.way {
-            Way::Model(model) => Metadata {
-                inputs: model.inputs().to_vec(),
-                outputs: model.outputs().to_vec(),
-                bodies: None,
-                parts,
-            },
-            Way::Processor(processing) => {
-                let Processing { processor, signature, .. } = &**processing;
-                parts.push(("processor".into(), processor.name().to_owned()));
-                Metadata {
-                    inputs: signature.inputs.clone(),
-                    outputs: signature.outputs.clone(),
-                    bodies: Some((signature.content_types.clone(), signature.answers.clone())),
-                    parts,
-                }
-            }
-        })
-    }
-
-    fn find(&self, name: &str) -> Result<usize, RequestError> {
+    pub(crate) fn find(&self, name: &str) -> Result<usize, RequestError> {
         self.variants.iter().position(|variant| variant.name.as_str() == name).ok_or_else(|| {
             let known: Vec<&str> = self.variants().map(Name::as_str).collect();
             RequestError::NotFound(format!(
@@ -446,24 +407,6 @@ impl LiveRevision {
         let reply = Box::pin(processor.process(call)).await?;
         check_reply(reply, signature, wants_tensors)
     }
-}
-
-/// What metadata tells of a model: its name, what its file says of itself, and the shapes in which
-/// dimensions have names.
-fn told(bound: &BoundModel) -> Vec<(String, String)> {
-    let BoundModel { role, name, model } = bound;
-    let mut told = vec![(format!("model:{role}"), name.clone())];
-    let properties = model.properties().iter();
-    told.extend(properties.map(|(key, value)| (format!("model:{role}.{key}"), value.clone())));
-    for ty in model.inputs().iter().chain(model.outputs()) {
-        let Some(names) = model.symbols().get(&ty.name) else { continue };
-        let dimension = |(name, size): (&String, &i64)| {
-            if name.is_empty() { size.to_string() } else { name.clone() }
-        };
-        let shape: Vec<_> = names.iter().zip(&ty.shape).map(dimension).collect();
-        told.push((format!("model:{role}.shape:{}", ty.name), format!("[{}]", shape.join(", "))));
-    }
-    told
 }
 
 /// Refuses tensors that the processor's signature does not take.

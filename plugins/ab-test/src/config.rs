@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_guardrails::{Guardrails, Metric};
+use berth_guardrails::{Better, Guardrails, Metric, rolls_out};
 use berth_sdk::{ConfigError, Observe};
 use berth_statistics::{Alpha, Effect, Power, SettingError};
 use serde::Deserialize;
@@ -51,13 +51,6 @@ pub(crate) struct Config {
     pub(crate) interval_ms: u64,
     /// What ends the test in favour of the first arm.
     pub(crate) guardrails: Option<Guardrails>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Better {
-    Higher,
-    Lower,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -161,7 +154,7 @@ impl Setting {
             guardrails.check("guardrails")?;
         }
         let only = only(&config.only, &observation.attributes())?;
-        let rollout = arms == ["live", "next"];
+        let rollout = rolls_out(&arms);
         let wrong =
             |key: &'static str| move |error: SettingError| ConfigError::new(key, error.to_string());
         Ok(Self {
@@ -187,12 +180,7 @@ impl Setting {
 
     /// 1 where more of the metric is better, −1 where less is.
     pub(crate) fn sign(&self) -> f64 {
-        match self.config.better {
-            Some(Better::Higher) => 1.0,
-            Some(Better::Lower) => -1.0,
-            None if self.config.metric.higher_is_better() => 1.0,
-            None => -1.0,
-        }
+        if self.config.metric.higher_is_better(self.config.better) { 1.0 } else { -1.0 }
     }
 }
 

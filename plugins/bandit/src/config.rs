@@ -1,6 +1,6 @@
 //! The configuration as it is written, and checked against the endpoint.
 
-use berth_guardrails::{Guardrails, Metric};
+use berth_guardrails::{Better, Guardrails, Metric, rolls_out};
 use berth_sdk::{ConfigError, Observe};
 use berth_statistics::Alpha;
 use serde::Deserialize;
@@ -43,13 +43,6 @@ pub(crate) enum Method {
     EpsilonGreedy,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Better {
-    Higher,
-    Lower,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -68,13 +61,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether the arms are two revisions.
-    pub(crate) fn rollout(arms: &[String]) -> bool {
-        arms == ["live", "next"]
-    }
-
     pub(crate) fn higher_is_better(&self) -> bool {
-        self.better.map_or(self.metric.higher_is_better(), |better| better == Better::Higher)
+        self.metric.higher_is_better(self.better)
     }
 
     pub(crate) fn check(&self, observation: &impl Observe) -> Result<(), ConfigError> {
@@ -106,7 +94,7 @@ impl Config {
             return wrong("alpha", error.to_string());
         }
         match &self.guardrails {
-            Some(_) if !Self::rollout(&arms) => wrong(
+            Some(_) if !rolls_out(&arms) => wrong(
                 "guardrails",
                 "they are for the next revision of a rollout: here, leave them out".into(),
             ),

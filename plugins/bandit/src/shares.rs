@@ -1,7 +1,7 @@
 //! What shares follow from what arms earned.
 
 use berth_guardrails::bounds::number;
-use berth_guardrails::{Judgement, LIVE, NEXT, Values};
+use berth_guardrails::{Judgement, LIVE, NEXT, Values, rolls_out};
 use berth_sdk::{Evaluation, Observe, Phase, Plan, PolicyError};
 use berth_statistics::{Alpha, Decision, Posterior, Proportion, probability_best, sequential};
 
@@ -20,7 +20,7 @@ pub(crate) fn evaluate(
     plan: Option<Plan>,
 ) -> Result<Evaluation, PolicyError> {
     let arms = observation.arms();
-    let rollout = Config::rollout(&arms);
+    let rollout = rolls_out(&arms);
     let plan = plan.filter(|plan| !plan.data.is_empty());
     let mut earned = match plan {
         Some(plan) => plan.read::<Earned>(SCHEMA)?,

@@ -1,5 +1,6 @@
 //! The configuration as it is written, and checked against the endpoint.
 
+use berth_guardrails::rolls_out;
 use berth_sdk::{ConfigError, Observe};
 use berth_statistics::{Alpha, SettingError};
 use serde::Deserialize;
@@ -76,7 +77,7 @@ pub(crate) struct Setting {
 impl Setting {
     pub(crate) fn new(config: Config, observation: &impl Observe) -> Result<Self, ConfigError> {
         let arms = observation.arms();
-        let rollout = arms == ["live", "next"];
+        let rollout = rolls_out(&arms);
         let alpha = Alpha::new(config.alpha)
             .map_err(|error: SettingError| ConfigError::new("alpha", error.to_string()))?;
         let wrong = |key: &str, message: String| Err(ConfigError::new(key, message));

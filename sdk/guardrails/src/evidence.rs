@@ -7,6 +7,16 @@ use berth_statistics::{
 };
 use serde::{Deserialize, Serialize};
 
+/// Which of more and less is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Better {
+    /// More.
+    Higher,
+    /// Less.
+    Lower,
+}
+
 /// A value that requests have, by the name of its measure.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -48,9 +58,13 @@ impl Metric {
         }
     }
 
-    /// Whether more of it is better, where nobody says otherwise.
-    pub fn higher_is_better(&self) -> bool {
-        matches!(self, Self::Reported(_))
+    /// Whether more of it is better: as it is `said`, else more of what is reported, and less of errors
+    /// and latency.
+    pub fn higher_is_better(&self, said: Option<Better>) -> bool {
+        match said {
+            Some(better) => better == Better::Higher,
+            None => matches!(self, Self::Reported(_)),
+        }
     }
 
     /// What was observed of an arm, in the whole where `slices` are none, else in all of these

@@ -12,6 +12,6 @@ pub mod guardrails;
 pub mod steps;
 
 pub use bounds::Bound;
-pub use evidence::{Metric, Values};
+pub use evidence::{Better, Metric, Values};
 pub use guardrails::{Counts, Evidence, Floor, Guardrails, Judgement};
-pub use steps::{LIVE, NEXT, Steps, two_revisions};
+pub use steps::{LIVE, NEXT, Steps, rolls_out, two_revisions};

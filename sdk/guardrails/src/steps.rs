@@ -20,9 +20,14 @@ const SCHEMA: &str = "steps-2";
 /// How often at least to look at the guardrails, in milliseconds.
 const LOOK: u64 = 10_000;
 
+/// Whether the arms are the live revision and the next, and not variants.
+pub fn rolls_out(arms: &[String]) -> bool {
+    arms == ["live", "next"]
+}
+
 /// Refuses to choose among anything but the live revision and the next.
 pub fn two_revisions(observation: &impl Observe) -> Result<(), ConfigError> {
-    if observation.arms() == ["live", "next"] {
+    if rolls_out(&observation.arms()) {
         return Ok(());
     }
     Err(ConfigError::new("", "it moves traffic between two revisions: name it under [rollout]"))
