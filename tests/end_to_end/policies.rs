@@ -176,8 +176,8 @@ fn a_router_that_is_not_pure_is_found_out() {
             assert_eq!(quarantined(), false);
             let before = failures("impure");
             let mut seen = BTreeSet::new();
-            // One decision in 256 is made again, and at least half of those come out differently.
-            for _ in 0..20_000 / 100 {
+            // One decision in 1,024 is made again, and at least half of those come out differently.
+            for _ in 0..60_000 / 100 {
                 for _ in 0..100 {
                     seen.insert(connection.send(&ask("e")).unwrap().variant().to_owned());
                 }

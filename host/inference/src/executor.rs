@@ -1,7 +1,7 @@
-//! The threads that run what must not hold up its caller: bounded queues, a fair share for each
-//! lane, and batches of what waits.
+//! The threads that run what must not hold up its caller, for each device their own: bounded queues,
+//! a fair share for each lane, and batches of what waits.
 
-use std::collections::{HashMap, VecDeque, hash_map};
+use std::collections::{BTreeMap, HashMap, VecDeque, hash_map};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,13 +11,19 @@ use crate::InferenceError;
 use crate::batch::{self, Entry};
 use crate::deadline::Ticket;
 use crate::model::{Few, Opened};
+use crate::onnxruntime::Device;
 
 #[cfg(test)]
 mod tests;
 
-/// Whose inferences share a queue: an endpoint's. Where several lanes have something waiting, the
-/// one with the fewest runs under way is next, and among equals the one that has had the least time.
-pub struct Lane {
+/// Whose inferences share a queue on each device: an endpoint's. Where several lanes have something
+/// waiting, the one with the fewest runs under way is next, and among equals the one that has had the
+/// least time of that device.
+#[derive(Default)]
+pub struct Lane(Mutex<BTreeMap<Device, Arc<Share>>>);
+
+/// A lane's share of one device.
+pub(crate) struct Share {
     number: u64,
     /// Nanoseconds of runs, as they count against other lanes.
     used: AtomicU64,
@@ -28,8 +34,11 @@ pub struct Lane {
 pub(crate) struct Executor {
     shared: Arc<Shared>,
     lanes: AtomicU64,
-    /// Those that are there when nothing runs.
-    pub(crate) threads: usize,
+}
+
+/// Those that are there when nothing runs, where one lane has so many runs at once.
+pub(crate) fn threads(each: usize) -> usize {
+    2 * each.max(1)
 }
 
 /// Threads beyond those that were asked for, at most. Where as many lanes are slow at once, one more
@@ -63,17 +72,25 @@ struct State {
 }
 
 struct Busy {
-    lane: Arc<Lane>,
+    lane: Arc<Share>,
     waiting: VecDeque<Entry>,
     running: usize,
 }
 
 /// What a thread may do.
 enum Next {
-    Run(Arc<Lane>, Vec<Entry>),
+    Run(Arc<Share>, Vec<Entry>),
     /// Nothing before then: what waits is gathered for a batch.
     At(Instant),
     Wait,
+}
+
+impl Lane {
+    /// What the lane has of a device.
+    pub(crate) fn share(&self, device: &Device, executor: &Executor) -> Arc<Share> {
+        let mut shares = lock(&self.0);
+        Arc::clone(shares.entry(device.clone()).or_insert_with(|| executor.share()))
+    }
 }
 
 impl Executor {
@@ -83,7 +100,7 @@ impl Executor {
         let threads = state.shared;
         let shared = Arc::new(Shared { state: Mutex::new(state), arrived: Condvar::new() });
         // Made first, so that the others end when one cannot be started.
-        let executor = Self { shared, lanes: AtomicU64::new(0), threads };
+        let executor = Self { shared, lanes: AtomicU64::new(0) };
         for _ in 0..threads {
             lock(&executor.shared.state).threads += 1;
             executor.shared.start_thread()?;
@@ -91,14 +108,13 @@ impl Executor {
         Ok(executor)
     }
 
-    /// A new lane.
-    pub(crate) fn lane(&self) -> Arc<Lane> {
+    fn share(&self) -> Arc<Share> {
         let number = self.lanes.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Lane { number, used: AtomicU64::new(0) })
+        Arc::new(Share { number, used: AtomicU64::new(0) })
     }
 
     /// Takes what nobody waits for any more out of the lane's queue.
-    pub(crate) fn forget(&self, lane: &Lane, ticket: &Arc<Ticket>) {
+    pub(crate) fn forget(&self, lane: &Share, ticket: &Arc<Ticket>) {
         let forgotten = {
             let mut state = lock(&self.shared.state);
             let Some(busy) = state.busy.get_mut(&lane.number) else { return };
@@ -116,14 +132,14 @@ impl Executor {
     }
 
     /// What waits and what runs in a lane.
-    pub(crate) fn queue(&self, lane: &Lane) -> (usize, usize) {
+    pub(crate) fn queue(&self, lane: &Share) -> (usize, usize) {
         let state = lock(&self.shared.state);
         state.busy.get(&lane.number).map_or((0, 0), |busy| (busy.waiting.len(), busy.running))
     }
 
     /// Queues an inference, or refuses it at once when the model's queue in the lane is full of
     /// those that somebody waits for.
-    pub(crate) fn submit(&self, lane: &Arc<Lane>, entry: Entry) -> Result<(), InferenceError> {
+    pub(crate) fn submit(&self, lane: &Arc<Share>, entry: Entry) -> Result<(), InferenceError> {
         let may_begin = lock(&self.shared.state).submit(lane, entry)?;
         // Else whoever ends a run looks for the next by itself.
         if may_begin {
@@ -185,12 +201,11 @@ impl Busy {
 
 impl State {
     fn new(each: usize) -> Self {
-        let each = each.max(1);
-        Self { each, shared: 2 * each, ..Self::default() }
+        Self { each: each.max(1), shared: threads(each), ..Self::default() }
     }
 
     /// Queues an inference and answers whether its lane may begin a run.
-    fn submit(&mut self, lane: &Arc<Lane>, entry: Entry) -> Result<bool, InferenceError> {
+    fn submit(&mut self, lane: &Arc<Share>, entry: Entry) -> Result<bool, InferenceError> {
         let now = self.now;
         let busy = self.busy.entry(lane.number).or_insert_with(|| {
             lane.used.fetch_max(now, Ordering::Relaxed);
@@ -247,7 +262,7 @@ impl State {
         self.busy.values().any(|busy| !busy.waiting.is_empty() && self.may_begin(busy.running))
     }
 
-    fn finished(&mut self, lane: &Lane, took: Duration) {
+    fn finished(&mut self, lane: &Share, took: Duration) {
         lane.used.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
         self.running -= 1;
         if let Some(busy) = self.busy.get_mut(&lane.number) {
@@ -349,6 +364,6 @@ fn run(entries: Vec<Entry>) {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }

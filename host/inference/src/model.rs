@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::batch::Entry;
 use crate::deadline::{Answer, Ticket};
-use crate::executor::Lane;
+use crate::executor::{Lane, Share};
 use crate::onnxruntime::Providers;
 use crate::onnxruntime::session::{Session, Stop};
 use crate::pace::{LONG, Pace, SMALL, STALLED};
@@ -70,10 +70,10 @@ struct EqualDimensions {
     places: Vec<(usize, usize)>,
 }
 
-/// An open model in a lane: what runs it, and has the lane's share of the threads.
+/// An open model in a lane: what runs it, and has the lane's share of its device's threads.
 pub struct Model {
     opened: Arc<Opened>,
-    lane: Arc<Lane>,
+    share: Arc<Share>,
 }
 
 impl std::ops::Deref for Model {
@@ -159,7 +159,8 @@ impl Opened {
 
     /// The model in a lane.
     pub fn in_lane(self: &Arc<Self>, lane: &Arc<Lane>) -> Arc<Model> {
-        Arc::new(Model { opened: Arc::clone(self), lane: Arc::clone(lane) })
+        let share = lane.share(&self.session.device, &self.lanes.executor);
+        Arc::new(Model { opened: Arc::clone(self), share })
     }
 
     /// The name that it was opened under.
@@ -362,7 +363,7 @@ impl Model {
 
     /// Inferences of the model's lane that wait for a thread, and runs under way there.
     pub fn queue(&self) -> (usize, usize) {
-        self.lanes.executor.queue(&self.lane)
+        self.lanes.executor.queue(&self.share)
     }
 
     /// Runs on this thread, or answers none when that takes too long for it.
@@ -411,7 +412,7 @@ impl Model {
             // Held for longer, it might be out of time before it has run.
             due: now + self.options.delay.min(deadline.saturating_duration_since(now) / 2),
         };
-        self.lanes.executor.submit(&self.lane, entry)?;
+        self.lanes.executor.submit(&self.share, entry)?;
         // The ticket is dropped unanswered only when the runtime goes down.
         let gone = |_| Err(InferenceError::Runtime("it is shutting down".to_owned()));
         answer.await.unwrap_or_else(gone)
@@ -427,7 +428,7 @@ struct Queued<'a> {
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
         if self.ticket.is_dead() {
-            self.model.lanes.executor.forget(&self.model.lane, &self.ticket);
+            self.model.lanes.executor.forget(&self.model.share, &self.ticket);
         }
     }
 }

@@ -53,8 +53,8 @@ impl Pace {
     /// may well answer real inputs, so a failure only means that it has not been measured.
     pub(crate) fn measure(name: &str, session: &Arc<Session>, deadlines: &Deadlines) -> Self {
         let (time, unit) = match warm_up(session, deadlines) {
-            // A thread that waits for a device is not to be one that serves.
-            Ok((time, unit)) => (time, (!session.on_device).then_some(unit)),
+            // A thread that waits for a device or other threads is not to be one that serves.
+            Ok((time, unit)) => (time, session.alone.then_some(unit)),
             Err(problem) => {
                 tracing::debug!("model {name} was not warmed up: {problem}");
                 (LONGEST, None)
@@ -101,10 +101,10 @@ fn times(bytes: u64, unit: u64) -> u64 {
 }
 
 /// A clock for runs on this thread: what it has worked, so that a run which is measured while others
-/// serve is not longer for it; or where another device works, the time.
+/// serve is not longer for it; or where others work, the time.
 pub(crate) fn clock(session: &Session) -> Duration {
     static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    if session.on_device {
+    if !session.alone {
         return BEGIN.elapsed();
     }
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -175,7 +175,7 @@ impl Probe<'_> {
     /// Compares the time of a row alone with that of one among several; why they are better alone, if
     /// they are.
     fn brings_nothing(&self) -> Result<Option<String>, String> {
-        let longest = if self.session.on_device { LONGEST_ON_DEVICE } else { LONGEST };
+        let longest = if self.session.device.is_cpu() { LONGEST } else { LONGEST_ON_DEVICE };
         let several = self.inputs(MEASURED, 1, &[1.0])?;
         let alone = part(&several, 0..1)?;
         let shortest = |inputs: &[Tensor], longest: Duration| {

@@ -7,11 +7,11 @@ use std::thread::available_parallelism;
 
 use crate::data_files::{self, DataFileError};
 use crate::deadline::Deadlines;
-use crate::executor::{Executor, Lane, MORE};
+use crate::executor::{Executor, Lane, MORE, threads};
 use crate::model::{ModelOptions, Opened};
 use crate::onnxruntime::library::Library;
 use crate::onnxruntime::session::Session;
-use crate::onnxruntime::{OpenError, RuntimeError, providers};
+use crate::onnxruntime::{Device, OpenError, RuntimeError, providers};
 use crate::trial::{Trials, Tried};
 
 /// How much a runtime takes on at once.
@@ -37,16 +37,23 @@ impl Default for RuntimeOptions {
 #[derive(Clone)]
 pub struct Runtime {
     library: Arc<Library>,
-    pub(crate) lanes: Arc<Lanes>,
+    devices: Arc<Mutex<BTreeMap<Device, Arc<Lanes>>>>,
+    each: usize,
     /// Held by what is done aside.
     aside: Arc<Mutex<()>>,
     trials: Option<Trials>,
 }
 
-/// What the models of a runtime share.
+/// What the models of a device share.
 pub(crate) struct Lanes {
     pub(crate) executor: Executor,
     pub(crate) deadlines: Deadlines,
+}
+
+impl Lanes {
+    fn start(each: usize) -> std::io::Result<Self> {
+        Ok(Self { executor: Executor::start(each)?, deadlines: Deadlines::start()? })
+    }
 }
 
 impl Runtime {
@@ -61,10 +68,16 @@ impl Runtime {
             path: library.path.clone(),
             problem: error.to_string(),
         };
-        let executor = Executor::start(options.each).map_err(start)?;
-        let deadlines = Deadlines::start().map_err(start)?;
-        let lanes = Arc::new(Lanes { executor, deadlines });
-        Ok(Self { lanes, library, aside: Arc::default(), trials: options.trials })
+        let RuntimeOptions { each, trials } = options;
+        let runtime = Self {
+            devices: Arc::default(),
+            each,
+            aside: Arc::default(),
+            trials,
+            library: Arc::clone(&library),
+        };
+        runtime.lanes(&Device::default()).map_err(start)?;
+        Ok(runtime)
     }
 
     /// ONNX Runtime's version, such as `1.31.1`.
@@ -72,9 +85,10 @@ impl Runtime {
         &self.library.version
     }
 
-    /// Threads that run models: when nothing runs, and at most.
+    /// Threads that run models on the CPU: when nothing runs, and at most. Each other device that a
+    /// model is opened on has as many.
     pub fn threads(&self) -> (usize, usize) {
-        let threads = self.lanes.executor.threads;
+        let threads = threads(self.each);
         (threads, threads + MORE)
     }
 
@@ -155,13 +169,27 @@ impl Runtime {
             Tried::Opens(batching) => Some(batching),
             Tried::Unknown => None,
         };
-        let lanes = Arc::clone(&self.lanes);
+        let lanes = self.lanes(&session.device).map_err(|error| OpenError::Threads {
+            name: name.to_owned(),
+            problem: error.to_string(),
+        })?;
         Ok(Arc::new(Opened::new(name, session, options.batch, bytes, lanes, batching)))
     }
 
     /// A new lane: whoever runs models through it has a fair share of the threads.
     pub fn lane(&self) -> Arc<Lane> {
-        self.lanes.executor.lane()
+        Arc::default()
+    }
+
+    /// A device's threads and queues, started with its first model and kept from then on.
+    pub(crate) fn lanes(&self, device: &Device) -> std::io::Result<Arc<Lanes>> {
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lanes) = devices.get(device) {
+            return Ok(Arc::clone(lanes));
+        }
+        let lanes = Arc::new(Lanes::start(self.each)?);
+        devices.insert(device.clone(), Arc::clone(&lanes));
+        Ok(lanes)
     }
 }
 

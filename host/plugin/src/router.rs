@@ -17,7 +17,7 @@ use crate::policy::{EVALUATE_FUEL, Policy, PolicyState, fuel_up, refused, stoppe
 const ROUTE_FUEL: u64 = 1_000_000;
 
 /// One decision in this many, picked by chance, is run again on a fresh instance.
-const RECHECK: u64 = 256;
+const RECHECK: u64 = 1024;
 
 /// Routers kept warm for each plan: as many as threads can ask at once.
 fn warm() -> usize {

@@ -135,7 +135,9 @@ impl ModelBlobs {
             let known_as =
                 |error: OpenError| if self.pushed { error.of("the file") } else { error };
             opened.map_err(|error| match known_as(error) {
-                error @ OpenError::Memory { .. } => ControlError::Host(error.to_string()),
+                error @ (OpenError::Memory { .. } | OpenError::Threads { .. }) => {
+                    ControlError::Host(error.to_string())
+                }
                 error => Box::new(error).into(),
             })
         };

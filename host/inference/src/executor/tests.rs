@@ -17,7 +17,7 @@ use crate::runtime::Lanes;
 struct Steps {
     state: State,
     begin: Instant,
-    lanes: Vec<Arc<Lane>>,
+    lanes: Vec<Arc<Share>>,
     models: Vec<Arc<Opened>>,
     /// Who waits for an answer.
     answers: Vec<Receiver<Answer>>,
@@ -50,7 +50,7 @@ impl Steps {
         std::fs::write(&file, model_with(identity, "berth.batching", "together")).unwrap();
         let models = [1, 4, 4].map(|most| open(runtime, &file, most)).into();
         // Among lanes alike, the first is next.
-        let lane = |number| Arc::new(Lane { number, used: AtomicU64::new(number) });
+        let lane = |number| Arc::new(Share { number, used: AtomicU64::new(number) });
         Self {
             state: State::new(each),
             begin: Instant::now(),
@@ -106,7 +106,8 @@ fn threads_are_started_for_lanes_that_find_none_and_go_again() {
     let opened = open(&runtime, &file, 1);
     let forever = (i64::MAX / 2).to_le_bytes().to_vec();
     let forever = Tensor::new(DataType::Int64, Vec::new(), forever).unwrap();
-    let Lanes { executor, deadlines } = &*runtime.lanes;
+    let lanes = runtime.lanes(&Device::default()).unwrap();
+    let Lanes { executor, deadlines } = &*lanes;
     let until_there_are = |threads: std::ops::RangeInclusive<usize>| {
         while !threads.contains(&lock(&executor.shared.state).threads) {
             std::thread::yield_now();
@@ -118,7 +119,7 @@ fn threads_are_started_for_lanes_that_find_none_and_go_again() {
             let (entry, _) = entry(&opened, &forever, Instant::now());
             let far = Instant::now() + Duration::from_secs(3600);
             let watched = deadlines.watch(far, Arc::clone(&entry.ticket));
-            executor.submit(&executor.lane(), entry).unwrap();
+            executor.submit(&executor.share(), entry).unwrap();
             watched
         };
         let runs: Vec<_> = (0..8).map(begin).collect();

@@ -16,6 +16,7 @@ mod value;
 mod words;
 
 pub use library::RuntimeError;
+pub(crate) use providers::Device;
 pub use providers::Providers;
 pub use session::OpenError;
 

@@ -19,8 +19,9 @@ use super::{check, why};
 #[serde(try_from = "Vec<(String, Options)>", into = "Vec<(String, Options)>")]
 pub struct Providers {
     devices: Vec<Provider>,
-    /// Whether the CPU gets what they leave. If not, a model with such operators does not open.
-    cpu: bool,
+    /// The CPU's options where it gets what they leave. If not, a model with such operators does not
+    /// open.
+    cpu: Option<Options>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +35,7 @@ type Options = BTreeMap<String, String>;
 impl Default for Providers {
     /// `cpu` alone.
     fn default() -> Self {
-        Self { devices: Vec::new(), cpu: true }
+        Self { devices: Vec::new(), cpu: Some(Options::new()) }
     }
 }
 
@@ -50,7 +51,7 @@ impl From<Providers> for Vec<(String, Options)> {
     fn from(providers: Providers) -> Self {
         let devices = providers.devices.into_iter();
         let devices = devices.map(|provider| (provider.name.to_owned(), provider.options));
-        devices.chain(providers.cpu.then(|| (CPU.to_owned(), Options::new()))).collect()
+        devices.chain(providers.cpu.map(|options| (CPU.to_owned(), options))).collect()
     }
 }
 
@@ -74,6 +75,33 @@ struct Known {
 }
 
 const CPU: &str = "cpu";
+
+/// The CPU's only option: threads of one run, the one that asks for it among them.
+const THREADS: &str = "intra_op_num_threads";
+
+/// The most of them.
+const MOST_THREADS: usize = 256;
+
+/// What has a queue and threads of its own: the CPU, or one device of a provider.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Device {
+    provider: &'static str,
+    /// As its `device_id` says, where it has one.
+    number: String,
+}
+
+impl Default for Device {
+    /// The CPU.
+    fn default() -> Self {
+        Self { provider: CPU, number: String::new() }
+    }
+}
+
+impl Device {
+    pub(crate) fn is_cpu(&self) -> bool {
+        self.provider == CPU
+    }
+}
 
 const KNOWN: [Known; 1] = [Known {
     name: "cuda",
@@ -122,17 +150,19 @@ impl Providers {
     pub fn new(
         named: impl IntoIterator<Item = (String, BTreeMap<String, String>)>,
     ) -> Result<Self, String> {
-        let mut providers = Self { devices: Vec::new(), cpu: false };
+        let mut providers = Self { devices: Vec::new(), cpu: None };
         for (name, options) in named {
             let known = KNOWN.iter().find(|known| known.name == name);
             if known.is_none() && name != CPU {
                 let names: Vec<_> = KNOWN.iter().map(|known| known.name).chain([CPU]).collect();
                 return Err(format!("there is no provider {name:?}, only {}", names.join(", ")));
             }
-            let settable = known.map_or(&[][..], |known| known.options);
+            let settable = known.map_or(&[THREADS][..], |known| known.options);
             if let Some(key) = options.keys().find(|key| !settable.contains(&key.as_str())) {
-                let known = if settable.is_empty() { "none" } else { &settable.join(", ") };
-                return Err(format!("{name} has no option {key:?}; it has {known}"));
+                return Err(format!(
+                    "{name} has no option {key:?}; it has {}",
+                    settable.join(", ")
+                ));
             }
             if let Some((key, _)) = options.iter().find(|(_, value)| value.contains('\0')) {
                 return Err(format!("option {key} of {name} has a zero byte"));
@@ -140,13 +170,16 @@ impl Providers {
             if providers.names().any(|before| before == name) {
                 return Err(format!("{name} is there twice"));
             }
-            if providers.cpu {
+            if providers.cpu.is_some() {
                 return Err(format!(
                     "{CPU} has all operators, so that {name} behind it would get none: put {CPU} last"
                 ));
             }
             match known {
-                None => providers.cpu = true,
+                None => {
+                    check_threads(&options)?;
+                    providers.cpu = Some(options);
+                }
                 Some(known) => providers.devices.push(Provider { name: known.name, options }),
             }
         }
@@ -159,12 +192,21 @@ impl Providers {
     /// Their names, in order.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         let devices = self.devices.iter().map(|provider| provider.name);
-        devices.chain(self.cpu.then_some(CPU))
+        devices.chain(self.cpu.is_some().then_some(CPU))
     }
 
-    /// Whether something else than the CPU's cores is among them.
-    pub(super) fn have_device(&self) -> bool {
-        !self.devices.is_empty()
+    /// Where the runs go: the first that is asked.
+    pub(super) fn device(&self) -> Device {
+        self.devices.first().map_or_else(Device::default, |provider| Device {
+            provider: provider.name,
+            number: provider.options.get("device_id").map_or("0", String::as_str).to_owned(),
+        })
+    }
+
+    /// Threads of one run on the CPU, at least 1: that many less one are the session's own.
+    pub(super) fn threads(&self) -> usize {
+        let given = self.cpu.as_ref().and_then(|options| options.get(THREADS)?.parse().ok());
+        given.unwrap_or(1)
     }
 
     fn known(&self) -> impl Iterator<Item = (&Provider, &'static Known)> {
@@ -202,7 +244,7 @@ impl Providers {
                 known.lacks(&problem)
             })?;
         }
-        if self.cpu {
+        if self.cpu.is_some() {
             return Ok(session);
         }
         session.with_disable_cpu_fallback().map_err(|error| self.fallback(error.message()))
@@ -228,6 +270,18 @@ impl Providers {
             provider: self.devices.last().map_or(CPU, |provider| provider.name),
             problem: format!("{}; put {CPU:?} behind it for the others", one_line(problem)),
         }
+    }
+}
+
+fn check_threads(options: &Options) -> Result<(), String> {
+    let fits = |given: &String| {
+        given.parse().is_ok_and(|threads: usize| (1..=MOST_THREADS).contains(&threads))
+    };
+    match options.get(THREADS) {
+        Some(given) if !fits(given) => {
+            Err(format!("{THREADS} of {CPU} is {given}; give 1 to {MOST_THREADS}"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -16,7 +16,7 @@ use smallvec::smallvec;
 
 use super::check;
 use super::library::Library;
-use super::providers::{ProviderProblem, Providers};
+use super::providers::{Device, ProviderProblem, Providers};
 use super::value::{self, Lent, Value};
 use super::words::{is_memory, one_line};
 use crate::data_files::DataFileError;
@@ -81,6 +81,16 @@ pub enum OpenError {
         /// The runtime's words.
         problem: String,
     },
+    /// The system has no threads for the device that it runs on.
+    #[error(
+        "model {name}: no threads for its device could be started: {problem}; raise the limit on threads of the host"
+    )]
+    Threads {
+        /// The model.
+        name: String,
+        /// The system's words.
+        problem: String,
+    },
     /// It ended the process in which it was tried, or took that too much.
     #[error("model {name}: {} is refused, because in a trial {problem}", file.display())]
     Trial {
@@ -130,7 +140,7 @@ impl OpenError {
             | Self::Memory { file, .. }
             | Self::Trial { file, .. }
             | Self::PortType { file, .. } => *file = known_as.into(),
-            Self::Provider { .. } => {}
+            Self::Threads { .. } | Self::Provider { .. } => {}
         }
         self
     }
@@ -162,8 +172,10 @@ pub(crate) struct Session {
     /// For each input and output with dimensions that vary by name: those names, and nothing for the
     /// others.
     pub(crate) symbols: BTreeMap<String, Vec<String>>,
-    /// Whether it runs on something else than the CPU's cores.
-    pub(crate) on_device: bool,
+    /// Where it runs.
+    pub(crate) device: Device,
+    /// Whether the thread that asks for a run does all of its work.
+    pub(crate) alone: bool,
     /// Whether one dimension that varies, by its name, is in front of all inputs and outputs and
     /// nowhere else; or why not.
     pub(crate) leading: Result<(), String>,
@@ -233,7 +245,8 @@ impl Session {
             input_names: names(&inputs),
             output_names: names(&outputs),
             properties: properties(&session),
-            on_device: providers.have_device(),
+            alone: providers.device().is_cpu() && providers.threads() == 1,
+            device: providers.device(),
             leading: leading(&session),
             symbols: symbols(&session),
             inputs,
@@ -377,9 +390,12 @@ fn build(
     providers: &Providers,
 ) -> Result<ort::session::Session, Refusal> {
     let builder = || -> ort::Result<_> {
-        // With one thread a session makes none of its own: a run stays on the thread that asks.
+        // With one thread a session makes none of its own: a run stays on the thread that asks. With
+        // more, those that wait for work sleep, as the cores are other models' as well.
         let builder = ort::session::Session::builder(&library.environment)?;
-        Ok(builder.with_intra_threads(1)?.with_optimization_level(GraphOptimizationLevel::All)?)
+        let builder =
+            builder.with_intra_threads(providers.threads())?.with_intra_op_spinning(false)?;
+        Ok(builder.with_optimization_level(GraphOptimizationLevel::All)?)
     };
     let mut builder = providers.register(&library.path, builder()?).map_err(Refusal::Provider)?;
     builder.commit_from_file(file).map_err(|error| {

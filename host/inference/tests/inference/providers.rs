@@ -1,6 +1,6 @@
 //! Which providers can be asked for, and what is said when one is not there.
 
-use berth_onnx::networks::perceptron;
+use berth_onnx::networks::{dense, perceptron};
 
 use super::*;
 
@@ -35,7 +35,15 @@ fn providers_are_used_in_order_or_refused() {
     check(&[("cpu", &[]), ("cuda", &[])], Err("put cpu last"));
     check(&[("cuda", &[]), ("cuda", &[("device_id", "1")])], Err("cuda is there twice"));
     check(&[("cpu", &[]), ("cpu", &[])], Err("cpu is there twice"));
-    check(&[("cpu", &[("device_id", "0")])], Err("cpu has no option \"device_id\"; it has none"));
+    let no_option = "cpu has no option \"device_id\"; it has intra_op_num_threads";
+    check(&[("cpu", &[("device_id", "0")])], Err(no_option));
+    for threads in ["1", "256"] {
+        check(&[("cpu", &[("intra_op_num_threads", threads)])], Ok(&["cpu"]));
+    }
+    for threads in ["0", "257", "-1", "two", ""] {
+        let refused = format!("intra_op_num_threads of cpu is {threads}; give 1 to 256");
+        check(&[("cpu", &[("intra_op_num_threads", threads)])], Err(&refused));
+    }
     // Addresses, and what records them.
     for option in ["user_compute_stream", "gpu_external_alloc", "enable_cuda_graph", ""] {
         check(&[("cuda", &[(option, "1")])], Err("; it has arena_extend_strategy, "));
@@ -70,4 +78,23 @@ fn a_provider_that_is_not_there_is_named_with_what_it_needs() {
     ] {
         assert!(error.contains(part) && !error.contains('\n'), "{part}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_run_on_several_threads_answers_what_one_does() {
+    let Some(runtime) = runtime(1) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.onnx");
+    std::fs::write(&file, dense(1, &[512, 512, 10])).unwrap();
+    let mut answers = Vec::new();
+    for given in ["1", "3"] {
+        let providers = made(&[("cpu", &[("intra_op_num_threads", given)])]).unwrap();
+        let options = ModelOptions { providers, ..ModelOptions::default() };
+        let model = runtime.open("tested@1", &file, &options).unwrap().in_lane(&runtime.lane());
+        let values: Vec<_> = (0..64 * 512).map(|at| (at % 7) as f32 - 3.0).collect();
+        let input = named(&model.inputs()[0].name, DataType::Fp32, &[64, 512], &floats(&values));
+        answers.push(run(&model, &[input], &[]).await.unwrap().remove(0).tensor);
+    }
+    let [one, several] = [&answers[0], &answers[1]].map(|tensor| tensor.data().to_vec());
+    assert_eq!(one, several);
 }
