@@ -13,7 +13,7 @@ const FAILED: &str = "the plugin failed; the log has it under ";
 
 /// What a request comes to in a mode of `processor-faults`: status, part of the message, and part
 /// of what the log says.
-const FAULTS: [(&str, u16, &str, &str); 37] = [
+const FAULTS: [(&str, u16, &str, &str); 38] = [
     ("none", 200, "ok", ""),
     ("trap", 500, STOPPED, "unreachable: it panicked or aborted"),
     ("panic", 500, STOPPED, "the guest panics on 1 bytes"),
@@ -29,6 +29,7 @@ const FAULTS: [(&str, u16, &str, &str); 37] = [
     ("unknown-handle", 500, STOPPED, "host: unknown handle index 12345"),
     ("foreign-handle", 500, STOPPED, "host: "),
     ("tensors", 500, FAILED, "a request may hold in the host"),
+    ("tensors-nn", 500, FAILED, "too-large: tensor "),
     ("graphs", 500, STOPPED, "host: "),
     ("endless", 500, FAILED, "the answer exceeds the endpoint's limit"),
     ("chatter", 200, "ok", ""),

@@ -34,12 +34,14 @@ pub struct NnError {
 pub enum NnTensor {
     /// Data that follows from dimensions and type.
     Fit(Tensor),
-    /// Anything else.
+    /// Anything else, or more than the guest's account has room for.
     Unfit {
         /// The dimensions given.
         dimensions: Vec<u32>,
         /// The type given.
         ty: DataType,
+        /// What whoever uses it is told.
+        code: ErrorCode,
         /// Why it is no tensor.
         problem: String,
     },
@@ -104,12 +106,16 @@ impl tensor::HostTensor for State {
     ) -> wasmtime::Result<Resource<NnTensor>> {
         let ty = datatype(ty);
         let shape = dimensions.iter().map(|&dimension| dimension.into()).collect();
-        let tensor = match Tensor::new(ty, shape, data) {
-            Ok(tensor) => NnTensor::Fit(tensor),
-            Err(problem) => NnTensor::Unfit { dimensions, ty, problem: problem.to_string() },
+        let (code, problem) = match Tensor::new(ty, shape, data) {
+            Ok(tensor) => match self.account.hold(tensor.data().len() as u64) {
+                Ok(()) => return Ok(self.table.push(NnTensor::Fit(tensor))?),
+                Err(over) => (ErrorCode::TooLarge, over.to_string()),
+            },
+            Err(problem) => (ErrorCode::InvalidArgument, problem.to_string()),
         };
-        self.account.hold(tensor.held())?;
-        Ok(self.table.push(tensor)?)
+        let unfit = NnTensor::Unfit { dimensions, ty, code, problem };
+        self.account.hold(unfit.held())?;
+        Ok(self.table.push(unfit)?)
     }
 
     fn dimensions(&mut self, tensor: Resource<NnTensor>) -> wasmtime::Result<Vec<u32>> {
@@ -197,13 +203,13 @@ impl inference::HostGraphExecutionContext for State {
             self.account.release(tensor.held());
             match tensor {
                 NnTensor::Fit(tensor) => named.push(NamedTensor { name, tensor }),
-                NnTensor::Unfit { problem: error, .. } => {
-                    problem = Some(format!("tensor {name:?}: {error}"))
+                NnTensor::Unfit { code, problem: error, .. } => {
+                    problem = Some((code, format!("tensor {name:?}: {error}")))
                 }
             }
         }
-        if let Some(problem) = problem {
-            return self.nn_error(ErrorCode::InvalidArgument, problem);
+        if let Some((code, problem)) = problem {
+            return self.nn_error(code, problem);
         }
         let clock = Arc::clone(&self.account.cpu);
         let outputs = clock.wait(model.run(&named, &[], self.deadline)).await;

@@ -58,6 +58,8 @@ enum Mode {
     Lifting,
     /// Makes tensors in the host without end, until the host refuses one.
     Tensors,
+    /// Makes tensors in the host over `wasi:nn`, far more than it may hold there, and uses the last.
+    TensorsNn,
     /// Starts three inferences, waits for none, and makes a tensor of 2 MiB in the host again and
     /// again, until the host refuses it.
     Unwaited,
@@ -204,6 +206,16 @@ impl Faults {
             Mode::ForeignHandle => use_as_tensor(nn::graph::load_by_name("default")?.handle()),
             Mode::Tensors => {
                 hoard(|| Ok(host::Tensor::create(DataType::Uint8, &[1 << 20], &vec![1; 1 << 20])?))
+            }
+            Mode::TensorsNn => {
+                let data = vec![1; 3 << 20];
+                let ty = nn::tensor::TensorType::U8;
+                let make = |_| nn::tensor::Tensor::new(&[3 << 20], ty, &data);
+                let mut made: Vec<_> = (0..200).map(make).collect();
+                let last = made.pop().ok_or_else(|| Error::plugin("none was made"))?;
+                let context = nn::graph::load_by_name("default")?.init_execution_context()?;
+                context.compute(vec![(input()?.name, last)])?;
+                Ok(())
             }
             Mode::Unwaited => {
                 let (input, model) = (input()?, Model::open("default")?);
