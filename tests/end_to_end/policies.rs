@@ -153,6 +153,22 @@ pub(crate) fn the_last_shares_serve_where_a_router_fails() {
             another();
         }
     });
+    // Sixteen faults in a row are one too many; lateness is none.
+    for (mode, reason, quarantined) in
+        [("nan", "wrong", true), ("wrong-arm", "wrong", true), ("loop", "fuel", false)]
+    {
+        let before = failures(&host, mode, reason);
+        assert_eq!(host.send(&ask(mode)).variant(), "last", "{mode}, without the fault");
+        for _ in 0..20 {
+            let answer = host.send(&ask(mode).header("x-fault", "yes"));
+            assert_eq!((answer.status, answer.variant()), (200, "first"), "{mode}");
+        }
+        let counted = if quarantined { 16.0 } else { 20.0 };
+        assert_eq!(failures(&host, mode, reason), before + counted, "{mode}");
+        let expected = if quarantined { "first" } else { "last" };
+        assert_eq!(host.send(&ask(mode)).variant(), expected, "{mode}");
+        assert_eq!(host.json(&["endpoint", "show", mode])["quarantined"], quarantined, "{mode}");
+    }
     host.restart();
     assert_eq!(host.send(&ask("trap").header("x-fault", "yes")).variant(), "first");
     assert_eq!(failures(&host, "trap", "unreachable"), 1.0);

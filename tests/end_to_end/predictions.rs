@@ -7,6 +7,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
+use crate::rollouts::begin;
 use crate::support::files::{bare, digits_endpoint, pictures, plugin};
 use crate::support::{Answer, Host, Request, onnx, until};
 
@@ -354,6 +355,47 @@ fn policies_see_what_the_drawn_variant_earned() {
     let scores = host.json(&["predictions", "score", "adder"]);
     // Two variants, each in the whole and in the declared slice.
     assert_eq!(scores.as_array().unwrap().len(), 4, "{scores}");
+}
+
+/// What was answered before a rollout began is none of its requests, nor is its reward.
+#[test]
+fn rewards_of_earlier_requests_are_not_the_rollouts() {
+    let host = Host::start();
+    host.push("plugin", "ab-test", &plugin("ab-test"));
+    host.push_model("adder", &onnx::adder(1.0));
+    host.push_model("adder", &onnx::adder(2.0));
+    let endpoint = |model: &str, rollout: &str| {
+        format!("name = \"adder\"\n{USER}{rollout}[predictions]\n{}", bare("main", model))
+    };
+    host.apply(&endpoint("adder@1", ""));
+    let answered = |from: u32| -> Vec<(String, String)> {
+        let users = (from..from + 40).map(|user| user.to_string());
+        let answers = users.map(|user| host.send(&ask(&user, "eu", &[0.0])));
+        answers.map(|answer| (id(&answer), answer.revision().to_owned())).collect()
+    };
+    let rewards = |of: &[(String, String)], reward: f64| {
+        let said = of.iter().map(|(id, _)| json!({"prediction": id, "reward": reward}));
+        json!(said.collect::<Vec<_>>())
+    };
+    let before = answered(0);
+    let test =
+        "rollout = { policy = \"ab-test@1\", config = { metric = \"reward\", effect = 0.1 } }\n";
+    begin(&host, &endpoint("adder@2", test));
+    until("both answer", || {
+        let arms = host.json(&["rollout", "status", "adder"])["arms"].clone();
+        arms[0]["status"] == "ready" && arms[1]["share"].as_f64() > Some(0.0)
+    });
+    let during = answered(100);
+    check_said(&host, &rewards(&before, 0.0), [40, 0, 0]);
+    check_said(&host, &rewards(&during, 1.0), [40, 0, 0]);
+    let arms = host.json(&["rollout", "status", "adder"])["arms"].clone();
+    for arm in arms.as_array().unwrap() {
+        let revision = arm["revision"].as_str().unwrap();
+        let its = during.iter().filter(|(_, answered)| answered == revision).count();
+        assert!(its > 0, "{arms}");
+        assert_eq!(arm["values"]["reward"]["count"], its, "{arms}");
+        assert_eq!(arm["means"]["reward"]["found"], 1.0, "{arms}");
+    }
 }
 
 /// The value of a score, and its interval around it.

@@ -287,6 +287,40 @@ fn what_breaks_its_guardrails_is_rolled_back() {
     check(&quick_net, &slow_net, &infer, "canary", slow, "took longer than 1 ms");
 }
 
+/// Whoever has hung up was not answered, and a revision that never answers has no other requests.
+#[test]
+fn a_revision_that_lets_clients_wait_in_vain_is_rolled_back() {
+    let host = host();
+    host.push("plugin", "processor-faults", &guest("processor-faults"));
+    let endpoint = |mode: &str, rollout: &str| {
+        let mode = format!("mode = {mode:?}");
+        let main = variant("main", "processor-faults@1", "default = \"adder@1\"", &mode);
+        format!("name = \"e\"\ntimeout_ms = 3600000\n[predictions]\n{rollout}\n{main}")
+    };
+    host.apply(&endpoint("none", ""));
+    let canary = "steps = [50, 100], interval_ms = 100, guardrails = { min_requests = 5 }";
+    let config = format!("[rollout]\npolicy = \"canary@1\"\nconfig = {{ {canary} }}");
+    begin(&host, &endpoint("poll", &config));
+    let mut waiting = Vec::new();
+    until("the rollout is over", || {
+        // Those of the last round are hung up.
+        waiting.clear();
+        waiting.extend((0..8).map(|_| {
+            let mut connection = host.connect();
+            connection.start(&Request::invoke("e", "x")).unwrap();
+            connection
+        }));
+        status(&host)["state"] != "rolling"
+    });
+    let why = status(&host)["order"]["why"].clone();
+    assert!(why.as_str().unwrap().contains("requests failed"), "{why}");
+    let gone = "berth_request_errors_total{endpoint=\"e\",variant=\"main\",reason=\"gone\"}";
+    assert!(host.metric(gone) > 0.0);
+    until("they are recorded", || {
+        host.ok(&["predictions", "query", "e", "--format", "json"]).contains("\"gone\"")
+    });
+}
+
 #[test]
 fn it_is_watched_and_drawn_by_what_the_body_says() {
     let host = host();
@@ -306,7 +340,8 @@ fn it_is_watched_and_drawn_by_what_the_body_says() {
     });
     check_moves_once(&answers, [&first, &next]);
     let last = &seen[seen.rfind("endpoint ").unwrap()..];
-    for part in ["policy     rolling@1 ", "state      promoted", "have held", "100.00 %"] {
+    let parts = ["policy     rolling@1 ", "state      promoted", "have held", "100.00 %"];
+    for part in parts.into_iter().chain(["ERROR RATE %", "0 (0 to ", "95 % probability"]) {
         assert!(last.contains(part), "{part:?} is not in\n{last}");
     }
 }

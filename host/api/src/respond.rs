@@ -34,7 +34,10 @@ pub(crate) fn request_status(error: &RequestError) -> StatusCode {
         RequestError::Forbidden(_) => StatusCode::FORBIDDEN,
         RequestError::Invalid(_) => StatusCode::BAD_REQUEST,
         RequestError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        RequestError::Timeout(_) | RequestError::CpuTime(_) => StatusCode::GATEWAY_TIMEOUT,
+        // There is nobody to be told of the last.
+        RequestError::Timeout(_) | RequestError::CpuTime(_) | RequestError::Gone => {
+            StatusCode::GATEWAY_TIMEOUT
+        }
         RequestError::Unavailable(_) | RequestError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

@@ -1,10 +1,11 @@
 //! What an operator asks of a rollout.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::client::Client;
 use crate::serve::say;
@@ -115,21 +116,90 @@ fn show(client: &Client, rollout: &Value) {
     say(&format!("state      {state}"));
     let why = if order.is_null() { &rollout["message"] } else { &order["why"] };
     say(&format!("because    {}", cell(why)));
-    let number = |value: &Value| value.as_f64().map_or(String::new(), |ms| format!("{ms:.2}"));
-    let rows =
-        rollout["arms"].as_array().map(Vec::as_slice).unwrap_or_default().iter().map(|arm| {
-            let share = arm["share"].as_f64().unwrap_or_default();
-            let mut row = vec![
-                cell(&arm["name"]),
-                cell(&arm["revision"]),
-                format!("{:.2} %", share * 100.0),
-                cell(&arm["status"]),
-            ];
-            row.extend(["requests", "errors", "refused"].map(|key| cell(&arm[key])));
-            row.extend(["median_ms", "p99_ms"].map(|key| number(&arm[key])));
-            row
-        });
-    let heading =
-        ["ARM", "REVISION", "SHARE", "IS", "REQUESTS", "ERRORS", "REFUSED", "MEDIAN MS", "99 % MS"];
-    print(&heading, &rows.collect::<Vec<_>>());
+    if !rollout["problem"].is_null() {
+        say(&format!("problem    {}", cell(&rollout["problem"])));
+    }
+    for (name, value) in rollout["says"].as_object().into_iter().flatten() {
+        say(&format!("  {name} = {}", cell(value)));
+    }
+    let arms = rollout["arms"].as_array().map(Vec::as_slice).unwrap_or_default();
+    // Every value that an arm has, such as rewards, has a column.
+    let names: BTreeSet<&String> = arms
+        .iter()
+        .flat_map(|arm| arm["means"].as_object().into_iter().flat_map(Map::keys))
+        .collect();
+    let mut heading: Vec<String> =
+        ["ARM", "REVISION", "SHARE", "IS"].into_iter().chain(NUMBERS).map(str::to_owned).collect();
+    heading.extend(names.iter().map(|name| name.to_uppercase()));
+    let mut rows = Vec::new();
+    for arm in arms {
+        let share = format!("{:.2} %", arm["share"].as_f64().unwrap_or_default() * 100.0);
+        let of = [cell(&arm["name"]), cell(&arm["revision"]), share, cell(&arm["status"])];
+        rows.push(of.into_iter().chain(numbers(arm, &names)).collect());
+        for (slice, part) in arm["slices"].as_object().into_iter().flatten() {
+            let of = [format!("  {slice}"), String::new(), String::new(), String::new()];
+            rows.push(of.into_iter().chain(numbers(part, &names)).collect());
+        }
+    }
+    let heading: Vec<&str> = heading.iter().map(String::as_str).collect();
+    print(&heading, &rows);
+    say("In brackets: where the truth lies with 95 % probability, looked at once.");
+}
+
+/// The columns of what was observed.
+const NUMBERS: [&str; 6] =
+    ["REQUESTS", "ERRORS", "REFUSED", "ERROR RATE %", "MEDIAN MS", "99 % MS"];
+
+/// What was observed of an arm or of a slice of it, in these columns and one for each value.
+fn numbers(of: &Value, values: &BTreeSet<&String>) -> Vec<String> {
+    let counts = ["requests", "errors", "refused"].map(|key| cell(&of[key]));
+    let rates =
+        [lies(&of["error_rate"], 100.0), lies(&of["median_ms"], 1.0), lies(&of["p99_ms"], 1.0)];
+    let means = values.iter().map(|name| lies(&of["means"][name.as_str()], 1.0));
+    counts.into_iter().chain(rates).chain(means).collect()
+}
+
+/// A number and where the truth lies: `0.31 (0.12 to 0.8)`.
+fn lies(value: &Value, unit: f64) -> String {
+    let number = |key: &str| value[key].as_f64().map(|number| significant(number * unit));
+    match (number("found"), number("lower"), number("upper")) {
+        (Some(found), Some(lower), Some(upper)) => format!("{found} ({lower} to {upper})"),
+        (Some(found), ..) => found,
+        _ => String::new(),
+    }
+}
+
+/// Three digits that count.
+fn significant(number: f64) -> String {
+    let whole = if number == 0.0 { 0 } else { number.abs().log10().floor() as i32 };
+    let places = (2 - whole).clamp(0, 6) as usize;
+    let text = format!("{number:.places$}");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn numbers_have_three_digits() {
+        for (number, expected) in [
+            (0.0, "0"),
+            (1234.5, "1234"),
+            (0.98765, "0.988"),
+            (12.0, "12"),
+            (-0.01, "-0.01"),
+            (0.000_000_04, "0"),
+        ] {
+            assert_eq!(significant(number), expected);
+        }
+        let shown = lies(&json!({"found": 0.1, "lower": 0.0552, "upper": 0.17437}), 100.0);
+        assert_eq!(shown, "10 (5.52 to 17.4)");
+        assert_eq!(lies(&json!({"found": 0.1, "lower": null, "upper": 1.0}), 1.0), "0.1");
+        assert_eq!(lies(&Value::Null, 1.0), "");
+    }
 }

@@ -174,6 +174,11 @@ impl PolicyError {
             Self::Quarantined => "quarantined",
         }
     }
+
+    /// Whether it ran out of fuel, a policy's clock: no fault, as its work may only be much.
+    pub fn is_late(&self) -> bool {
+        matches!(self, Self::Trap(trap) if trap.kind == "fuel")
+    }
 }
 
 /// The part that an evaluation's attributes say, when they say one.

@@ -1,7 +1,7 @@
 //! Routers: policies that see each request, kept warm and called in place.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 use wasmtime::Store;
@@ -18,6 +18,10 @@ const ROUTE_FUEL: u64 = 1_000_000;
 
 /// One decision in this many, picked by chance, is run again on a fresh instance.
 const RECHECK: u64 = 1024;
+
+/// Requests in a row for which it traps or answers wrongly, lateness left out, after which it is not
+/// asked any more.
+const FAULTS: u32 = 16;
 
 /// Routers kept warm for each plan: as many as threads can ask at once.
 fn warm() -> usize {
@@ -42,6 +46,7 @@ impl Policy {
             plan: plan.clone(),
             warm: ArrayQueue::new(warm()),
             quarantined: Arc::clone(quarantined),
+            faults: AtomicU32::new(0),
         };
         let first = routers.build()?;
         // The queue is empty, so there is room.
@@ -57,6 +62,8 @@ pub struct Routers {
     plan: Plan,
     warm: ArrayQueue<Router>,
     quarantined: Arc<AtomicBool>,
+    /// Faults in a row.
+    faults: AtomicU32,
 }
 
 struct Router {
@@ -66,11 +73,32 @@ struct Router {
 }
 
 impl Routers {
-    /// Decides on one request. After an error that says impure, every call says quarantined.
+    /// Whether it is not asked any more.
+    pub fn quarantined(&self) -> bool {
+        self.quarantined.load(Ordering::Relaxed)
+    }
+
+    /// Decides on one request. After an error that says impure, and after 16 faults in a row, every
+    /// call says quarantined.
     pub fn route(&self, subject: &Subject) -> Result<Decision, PolicyError> {
-        if self.quarantined.load(Ordering::Relaxed) {
+        if self.quarantined() {
             return Err(PolicyError::Quarantined);
         }
+        let decision = self.decide(subject);
+        match &decision {
+            Ok(_) if self.faults.load(Ordering::Relaxed) == 0 => {}
+            Ok(_) => self.faults.store(0, Ordering::Relaxed),
+            Err(error) if error.is_late() => {}
+            Err(_) => {
+                if self.faults.fetch_add(1, Ordering::Relaxed) + 1 >= FAULTS {
+                    self.quarantined.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+        decision
+    }
+
+    fn decide(&self, subject: &Subject) -> Result<Decision, PolicyError> {
         let mut router = match self.warm.pop() {
             Some(router) => router,
             None => self.build()?,

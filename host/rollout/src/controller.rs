@@ -206,6 +206,7 @@ impl Following {
             Err(error) => {
                 let last = rollout.evaluation.as_ref();
                 let wish = last.and_then(|last| decide::wish(last, rollout.share));
+                self.rolling.fails(decide::gives_nothing(&rollout.policy.policy, &error));
                 if !self.pace.failed(Instant::now(), &error, wish) {
                     return Ok(Some(rollout));
                 }

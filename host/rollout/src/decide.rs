@@ -93,9 +93,18 @@ pub fn reason<'a>(words: &str, arms: impl Iterator<Item = (&'a str, f64, &'a Obs
 
 /// Why a policy is not asked any more after [`FAILURES`].
 pub(crate) fn not_asked_any_more(policy: &Pinned, error: &PolicyError) -> String {
-    let first = error.to_string();
-    let first = first.lines().next().unwrap_or_default();
-    format!("{policy} is not asked any more after {FAILURES} failures: {first}")
+    format!("{policy} is not asked any more after {FAILURES} failures: {}", first_line(error))
+}
+
+/// Why what a policy said before still stands.
+pub(crate) fn gives_nothing(policy: &Pinned, error: &PolicyError) -> String {
+    let late = if error.is_late() { "is late, and what it said before stands" } else { "failed" };
+    format!("{policy} {late}: {}", first_line(error))
+}
+
+/// The stack of a trap follows; the log has it.
+fn first_line(error: &PolicyError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// An evaluation's message, cut short.

@@ -42,9 +42,7 @@ impl Pace {
 
     /// It has given nothing `now`. Whether that was once too often.
     pub(crate) fn failed(&mut self, now: Instant, error: &PolicyError, wish: Option<u64>) -> bool {
-        // Out of fuel is late: the machine is as fast as it is, so that is no fault.
-        let late = matches!(error, PolicyError::Trap(trap) if trap.kind == "fuel");
-        self.failures += u32::from(!late);
+        self.failures += u32::from(!error.is_late());
         self.due = now + tick(wish, self.decisions).min(RETRY);
         self.failures >= FAILURES
     }

@@ -1,5 +1,6 @@
 //! What an operator asks of a rollout.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,8 +8,7 @@ use berth_monitor::Observed;
 use berth_plugin::{ArmState, Phase};
 use berth_serving::documents::{EndpointState, Order, Outcome, Rollout};
 use berth_serving::rolling::ARMS;
-use berth_serving::view::Numbers;
-use berth_serving::{ArmStatus, ControlError, Host, Rolling};
+use berth_serving::{ArmStatus, ControlError, Host, Numbers, Rolling};
 use berth_store::Note;
 use berth_tensor::Name;
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,10 @@ pub struct RolloutView {
     pub phase: Option<Phase>,
     /// Why, in the policy's words.
     pub message: String,
+    /// What else it says by name, such as intervals that it decides by.
+    pub says: BTreeMap<String, String>,
+    /// What keeps the policy from deciding, where something does.
+    pub problem: Option<String>,
     /// How it is to end or has ended, and by whose word.
     pub order: Option<Order>,
     /// Its two arms.
@@ -97,7 +101,9 @@ pub fn status(host: &Host, name: &Name) -> Result<RolloutView, ControlError> {
         started_ms: rollout.started_ms,
         paused: rollout.paused,
         phase: said.as_ref().map(|said| said.phase),
+        says: said.iter().flat_map(|said| said.attributes.iter().cloned()).collect(),
         message: said.map(|said| crate::decide::message(&said).to_owned()).unwrap_or_default(),
+        problem: rolling.as_ref().and_then(|rolling| rolling.problem()),
         order: rollout.order.clone(),
     })
 }
@@ -178,6 +184,6 @@ fn view(rollout: &Rollout, rolling: Option<&Rolling>, observed: &Observed, arm: 
         share: [1.0 - rollout.share, rollout.share][arm],
         wanted: rollout.wanted()[arm],
         status,
-        numbers: Numbers::from(&observed.whole),
+        numbers: Numbers::from(observed),
     }
 }

@@ -3,7 +3,7 @@
 use berth_plugin::Reply;
 use berth_tensor::{DataType, NamedTensor, Tensor};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use crate::ranks::correlation;
 use crate::spec::SpecError;
@@ -17,7 +17,7 @@ pub enum Compare {
     Exact,
     /// Numbers differ by at most so much, times the larger of them where that is above 1.
     Tolerance(f64),
-    /// The largest number of each row, or the first entry of each list, is the same.
+    /// The largest number of each row, or the first entry of each list that is in an order, is the same.
     #[serde(rename = "top-1")]
     Top1,
     /// The ranks of the numbers of each row are correlated at least so much, -1 to 1.
@@ -97,12 +97,19 @@ impl Compare {
         };
         let row = live.shape().last().map_or(1, |&row| row as usize).max(1);
         let rows = expected.chunks(row).zip(found.chunks(row)).enumerate();
-        farthest(rows.map(|(at, (live, shadow))| {
+        let compared = farthest(rows.map(|(at, (live, shadow))| {
             self.row(live, shadow).map_err(|mut difference| {
                 difference.said = format!("row {at}: {}", difference.said);
                 difference
             })
-        }))
+        }));
+        // Whole numbers of 64 bits may differ by less than what they are compared as can tell.
+        match (self, live.datatype()) {
+            (Self::Exact, DataType::Int64 | DataType::Uint64) => {
+                compared.and_then(|()| other("another value".to_owned()))
+            }
+            _ => compared,
+        }
     }
 
     fn bodies(self, live: &Reply, shadow: &Reply) -> Found {
@@ -112,36 +119,39 @@ impl Compare {
         }
         let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
         match (json(&expected), json(&found)) {
-            (Some(expected), Some(found)) => self.values(&expected, &found, "$"),
+            (Some(expected), Some(found)) => self.values(&expected, &found, false, "$"),
             _ => other(format!("{} other bytes in place of {}", found.len(), expected.len())),
         }
     }
 
-    fn values(self, live: &Value, shadow: &Value, path: &str) -> Found {
+    /// `scored`: whether a fraction is the score of what is beside it.
+    fn values(self, live: &Value, shadow: &Value, scored: bool, path: &str) -> Found {
         let differ = || other(format!("{path}: {} in place of {}", short(shadow), short(live)));
         match (live, shadow) {
-            (Value::Number(live), Value::Number(shadow)) => match self {
-                // A number by itself is beside what comes first.
-                Self::Top1 | Self::Rank(_) => Ok(()),
-                Self::Exact | Self::Tolerance(_) => self
-                    .row(
-                        &[live.as_f64().unwrap_or(f64::NAN)],
-                        &[shadow.as_f64().unwrap_or(f64::NAN)],
-                    )
-                    .map_err(|mut difference| {
+            (Value::Number(_), Value::Number(_)) if live == shadow => Ok(()),
+            (Value::Number(of_live), Value::Number(of_shadow)) => match self {
+                Self::Top1 | Self::Rank(_) if scored && !(is_whole(live) && is_whole(shadow)) => {
+                    Ok(())
+                }
+                // They may differ by less than a double can tell.
+                Self::Exact if is_whole(live) && is_whole(shadow) => differ(),
+                _ => {
+                    let number = |of: &Number| [of.as_f64().unwrap_or(f64::NAN)];
+                    let compared = self.row(&number(of_live), &number(of_shadow));
+                    compared.map_err(|mut difference| {
                         difference.said = format!("{path}: {}", difference.said);
                         difference
-                    }),
+                    })
+                }
             },
             (Value::Object(live), Value::Object(shadow)) => {
                 if live.len() != shadow.len() || !live.keys().all(|key| shadow.contains_key(key)) {
                     return other(format!("{path}: other keys"));
                 }
-                farthest(
-                    live.iter().map(|(key, value)| {
-                        self.values(value, &shadow[key], &format!("{path}.{key}"))
-                    }),
-                )
+                let scored = live.values().any(|value| value.is_string() || is_whole(value));
+                farthest(live.iter().map(|(key, value)| {
+                    self.values(value, &shadow[key], scored, &format!("{path}.{key}"))
+                }))
             }
             (Value::Array(live), Value::Array(shadow)) => {
                 let numbers = |list: &[Value]| list.iter().map(Value::as_f64).collect();
@@ -155,18 +165,19 @@ impl Compare {
                         difference
                     });
                 }
-                if let (Self::Rank(least), Some(live), Some(shadow)) =
-                    (self, ranked(live), ranked(shadow))
-                {
-                    return in_order(&live, &shadow, least, path);
-                }
-                let compared = if self == Self::Top1 { 1 } else { usize::MAX };
-                if live.len().min(compared) != shadow.len().min(compared) {
+                let best = match (self, ranked(live), ranked(shadow)) {
+                    (Self::Rank(least), Some(live), Some(shadow)) => {
+                        return in_order(&live, &shadow, least, path);
+                    }
+                    (Self::Top1, Some(_), Some(_)) => 1,
+                    _ => usize::MAX,
+                };
+                if live.len().min(best) != shadow.len().min(best) {
                     return other(format!("{path}: {} in place of {}", shadow.len(), live.len()));
                 }
-                let pairs = live.iter().zip(shadow).take(compared).enumerate();
+                let pairs = live.iter().zip(shadow).take(best).enumerate();
                 farthest(pairs.map(|(at, (live, shadow))| {
-                    self.values(live, shadow, &format!("{path}[{at}]"))
+                    self.values(live, shadow, false, &format!("{path}[{at}]"))
                 }))
             }
             _ if live == shadow => Ok(()),
@@ -241,8 +252,21 @@ fn in_order(live: &[&str], shadow: &[&str], least: f64, path: &str) -> Found {
     Err(Difference { distance: 1.0 - correlation, said })
 }
 
-/// The texts of a list of texts, or of objects that have one: the first of each.
+fn is_whole(value: &Value) -> bool {
+    value.is_i64() || value.is_u64()
+}
+
+/// The texts of a list that is in an order, best first: of texts, or of objects that have one, the
+/// first of each, and a number that never rises. Else it has answers that are beside each other.
 fn ranked(list: &[Value]) -> Option<Vec<&str>> {
+    let falls = |key: &String| {
+        let numbers: Option<Vec<f64>> = list.iter().map(|value| value[key].as_f64()).collect();
+        numbers.is_some_and(|numbers| numbers.is_sorted_by(|a, b| a >= b))
+    };
+    let objects = list.first().and_then(Value::as_object);
+    if objects.is_some_and(|first| !first.keys().any(falls)) {
+        return None;
+    }
     fn text(value: &Value) -> Option<&str> {
         match value {
             Value::String(text) => Some(text),
@@ -423,6 +447,48 @@ mod tests {
             }
         }
         check(Compare::Top1, &body("text"), &body("text"), None);
+    }
+
+    #[test]
+    fn answers_beside_each_other_are_all_compared() {
+        let pictures = |second: &str| {
+            let list = |label: &str| format!(r#"{{"top":[{{"label":"{label}","score":0.5}}]}}"#);
+            format!(r#"{{"pictures":[{},{}]}}"#, list("1"), list(second))
+        };
+        // In no order: of two pictures each, not of one the best.
+        let beside = |second: &str| {
+            format!(r#"[{{"label":"1","score":0.5}},{{"label":"{second}","score":0.9}}]"#)
+        };
+        for (live, shadow, same) in [
+            (pictures("3"), pictures("3").replace("0.5", "0.6"), true),
+            (pictures("3"), pictures("8"), false),
+            (beside("3"), beside("8"), false),
+            ("[[1,5],[5,1]]".into(), "[[1,4],[4,1]]".into(), true),
+            ("[[1,5],[5,1]]".into(), "[[1,5],[1,5]]".into(), false),
+            (r#"{"class":5}"#.into(), r#"{"class":7}"#.into(), false),
+            (r#"{"class":5,"score":0.5}"#.into(), r#"{"class":5,"score":0.6}"#.into(), true),
+            (r#"{"class":5,"score":0.5}"#.into(), r#"{"class":7,"score":0.5}"#.into(), false),
+            (r#"{"price":0.5}"#.into(), r#"{"price":0.6}"#.into(), false),
+            ("[\"a\",\"b\"]".into(), "[\"a\",\"c\"]".into(), true),
+        ] {
+            let (live, shadow) = (body(&live), body(&shadow));
+            let agree = Compare::Top1.replies(&live, &shadow).is_ok();
+            assert_eq!(agree, same, "{:?} {:?}", live.parts, shadow.parts);
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_told_apart_to_the_last_digit() {
+        let [one, other] = [9_007_199_254_740_992_i64, 9_007_199_254_740_993].map(|value| {
+            let data = Bytes::copy_from_slice(&value.to_le_bytes());
+            let tensor = Tensor::new(DataType::Int64, vec![1], data).unwrap();
+            let tensors = vec![NamedTensor { name: "y".into(), tensor }];
+            [Reply { tensors, ..Reply::default() }, body(&value.to_string())]
+        });
+        for (one, other) in one.iter().zip(&other) {
+            assert!(Compare::Exact.replies(one, one).is_ok());
+            assert!(Compare::Exact.replies(one, other).is_err());
+        }
     }
 
     #[test]

@@ -21,6 +21,13 @@ pub struct Drawn {
 }
 
 impl Drawn {
+    /// The next arm to try once the drawn one has failed, from place `next` on.
+    pub(crate) fn fallback(&self, next: &mut usize) -> Option<usize> {
+        let arm = self.fallbacks[*next..].iter().position(|&arm| arm != self.arm)?;
+        *next += arm + 1;
+        Some(self.fallbacks[*next - 1])
+    }
+
     /// Where there was no choice.
     pub(crate) fn certain(arm: usize) -> Self {
         Self::from((arm, 1.0))

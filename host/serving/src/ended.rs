@@ -45,6 +45,71 @@ pub struct Ended<'a> {
     pub latency: Duration,
 }
 
+/// A request that a variant has. Its end is counted once: when it is told, or else when this is
+/// dropped, because its client has gone.
+pub(crate) struct Underway<'a> {
+    pub(crate) revision: &'a Arc<LiveRevision>,
+    pub(crate) prediction: PredictionId,
+    pub(crate) request: Arc<Request>,
+    pub(crate) wants_tensors: bool,
+    pub(crate) direct: bool,
+    pub(crate) exposure: Option<Exposure>,
+    pub(crate) drawn: Drawn,
+    /// The variant that has it.
+    pub(crate) answered: usize,
+    pub(crate) fallen: Option<(RequestError, Duration)>,
+    /// What the drawn variant has reported, once another one has the request.
+    pub(crate) reports: Option<Vec<Report>>,
+    pub(crate) start: Instant,
+    pub(crate) ended: bool,
+}
+
+impl Underway<'_> {
+    /// Another variant has it from here on.
+    pub(crate) fn fall_back(&mut self, to: usize, error: &RequestError, latency: Duration) {
+        self.fallen.get_or_insert_with(|| (error.clone(), latency));
+        self.reports.get_or_insert_with(|| self.request.reports.take());
+        self.answered = to;
+    }
+
+    /// It came to its end.
+    pub(crate) fn end(&mut self, result: &Result<Reply, RequestError>) {
+        self.ended = true;
+        let Self { revision, request, exposure, .. } = &*self;
+        let (slices, unit) = match exposure {
+            Some(exposure) => (exposure.at.slices, exposure.at.unit),
+            None => {
+                (revision.slices.of(&request.attributes), revision.unit_of(&request.attributes))
+            }
+        };
+        let reports = self.reports.take().unwrap_or_else(|| self.request.reports.take());
+        self.revision.ended(&Ended {
+            prediction: self.prediction,
+            request: &self.request,
+            wants_tensors: self.wants_tensors,
+            direct: self.direct,
+            slices,
+            unit,
+            drawn: &self.drawn,
+            fallen: self.fallen.as_ref().map(|(error, latency)| (error, *latency)),
+            answered: self.answered,
+            exposure: self.exposure.as_ref(),
+            result,
+            reports: &reports,
+            start: self.start,
+            latency: self.start.elapsed(),
+        });
+    }
+}
+
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(&Err(RequestError::Gone));
+        }
+    }
+}
+
 impl Ended<'_> {
     /// The probability with which revision and variant were drawn.
     pub fn propensity(&self) -> f64 {
@@ -89,6 +154,10 @@ impl LiveRevision {
 impl LiveRevision {
     /// Has the shadows of a request get their copies.
     fn copy(self: &Arc<Self>, ended: &Ended<'_>) {
+        // There is no answer to compare with.
+        if matches!(ended.result, Err(RequestError::Gone)) {
+            return;
+        }
         for &arm in ended.drawn.shadows.iter().filter(|&&arm| arm != ended.answered) {
             self.shadows.copy(ended, Watched::Variants, arm, self, arm);
         }
@@ -111,7 +180,10 @@ pub(crate) fn end(error: Option<&RequestError>) -> End {
             | RequestError::Timeout(_)
             | RequestError::CpuTime(_)
             | RequestError::Unavailable(_)
-            | RequestError::Overloaded,
+            | RequestError::Overloaded
+            // Whoever has waited in vain cannot be told from whoever has changed their mind, and a
+            // variant that never answers has no other end.
+            | RequestError::Gone,
         ) => End::Failed,
     }
 }

@@ -120,6 +120,9 @@ pub enum RequestError {
     /// There is no room now.
     #[error("the host is overloaded; try again later")]
     Overloaded,
+    /// Its client went away before there was one.
+    #[error("the client went away before it was answered")]
+    Gone,
 }
 
 impl RequestError {
@@ -134,6 +137,7 @@ impl RequestError {
             Self::CpuTime(_) => "cpu",
             Self::Unavailable(_) => "unavailable",
             Self::Overloaded => "overloaded",
+            Self::Gone => "gone",
         }
     }
 
@@ -141,7 +145,7 @@ impl RequestError {
     /// fault.
     pub(crate) fn lets_fall_back(&self) -> bool {
         match self {
-            Self::NotFound(_) | Self::Forbidden(_) | Self::Invalid(_) => false,
+            Self::NotFound(_) | Self::Forbidden(_) | Self::Invalid(_) | Self::Gone => false,
             Self::Failed(_)
             | Self::Timeout(_)
             | Self::Unavailable(_)

@@ -25,6 +25,8 @@ pub struct Rewarded<'a> {
     pub revision: &'a str,
     /// The variant that was drawn.
     pub variant: &'a str,
+    /// When the request was answered by an arm of a rollout: when it began, in milliseconds since 1970.
+    pub in_rollout_ms: Option<u64>,
     /// As it was told of the request's end.
     pub unit: Option<u64>,
     /// As it was told of the request's end.
@@ -37,7 +39,7 @@ impl Host {
     /// Counts a reward for the arms that had the request. False where none of them is observed any
     /// more: the revision has gone, or the value is no number.
     pub fn reward(&self, rewarded: &Rewarded<'_>) -> bool {
-        let Rewarded { unit, slices, value, .. } = *rewarded;
+        let Rewarded { in_rollout_ms, unit, slices, value, .. } = *rewarded;
         let snapshot = self.snapshot.load();
         let Some(endpoint) = snapshot.live.get(rewarded.endpoint).filter(|_| value.is_finite())
         else {
@@ -45,7 +47,10 @@ impl Host {
         };
         let (value, mut counted) = (Sum::of(value), false);
         let mut declared = None;
-        if let Endpoint::Rolling(rolling) = endpoint {
+        // What was answered before is no request of this rollout, though its revision is an arm.
+        if let Endpoint::Rolling(rolling) = endpoint
+            && in_rollout_ms.is_some_and(|began_ms| began_ms >= rolling.started_ms())
+        {
             let known = |arm: &usize| rolling.revision(*arm).short() == rewarded.revision;
             if let Some(arm) = (0..2).find(known) {
                 let observations = rolling.observations();

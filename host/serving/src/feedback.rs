@@ -50,10 +50,13 @@ impl Host {
         let done = blocking(move || {
             let (received, rewards) = keep(&host, &name, said, &spec)?;
             for (of, value) in &rewards {
+                // Where the client named the variant itself, nothing is to be learned of a draw.
+                let Some(drawn) = &of.drawn else { continue };
                 host.reward(&Rewarded {
                     endpoint: &name,
                     revision: &of.revision,
-                    variant: of.drawn.as_ref().unwrap_or(&of.variant),
+                    variant: drawn,
+                    in_rollout_ms: of.arm.as_ref().map(|_| (of.id >> 80) as u64),
                     unit: of.unit_hash,
                     slices: of.slices,
                     value: *value,

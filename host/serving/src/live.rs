@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::compare::Compare;
 use crate::draw::Drawn;
-use crate::ended::Ended;
+use crate::ended::Underway;
 use crate::error::RequestError;
 use crate::examples::Examples;
 use crate::recording::Recording;
@@ -277,46 +277,36 @@ impl LiveRevision {
             reports: Reports::new(exposure.is_some() || self.routed().is_some()),
         });
         let deadline = start + self.timeout;
-        let (mut answered, mut fallen, mut reports) = (drawn.arm, None, None);
-        let mut fallbacks = drawn.fallbacks.iter().filter(|&&arm| arm != drawn.arm);
-        let result = loop {
-            let variant = &self.variants[answered];
-            let result = self.run(variant, &request, wants_tensors, deadline).await;
-            let Err(error) = &result else { break result };
-            let time_remains = || Instant::now() < deadline;
-            let next = fallbacks.next().filter(|_| error.lets_fall_back() && time_remains());
-            let Some(&next) = next else { break result };
-            let latency = start.elapsed();
-            variant.metrics.answered(Some(error.reason()), latency);
-            variant.metrics.fell_back(self.variants[next].name.as_str(), error.reason());
-            fallen.get_or_insert_with(|| (error.clone(), latency));
-            reports.get_or_insert_with(|| request.reports.take());
-            answered = next;
-        };
-        let reports = reports.unwrap_or_else(|| request.reports.take());
-        self.ended(&Ended {
+        let mut underway = Underway {
+            revision: self,
             prediction,
-            request: &request,
+            request: Arc::clone(&request),
             wants_tensors,
             direct: asked.is_some(),
-            slices: match &exposure {
-                Some(exposure) => exposure.at.slices,
-                None => self.slices.of(&request.attributes),
-            },
-            unit: match &exposure {
-                Some(exposure) => exposure.at.unit,
-                None => self.unit_of(&request.attributes),
-            },
-            drawn: &drawn,
-            fallen: fallen.as_ref().map(|(error, latency)| (error, *latency)),
-            answered,
-            exposure: exposure.as_ref(),
-            result: &result,
-            reports: &reports,
+            answered: drawn.arm,
+            drawn,
+            fallen: None,
+            exposure,
+            reports: None,
             start,
-            latency: start.elapsed(),
-        });
-        Outcome { prediction, variant: Some(&self.variants[answered].name), result }
+            ended: false,
+        };
+        let mut next = 0;
+        let result = loop {
+            let variant = &self.variants[underway.answered];
+            let result = self.run(variant, &request, wants_tensors, deadline).await;
+            let Err(error) = &result else { break result };
+            if !error.lets_fall_back() || Instant::now() >= deadline {
+                break result;
+            }
+            let Some(fallback) = underway.drawn.fallback(&mut next) else { break result };
+            let latency = start.elapsed();
+            variant.metrics.answered(Some(error.reason()), latency);
+            variant.metrics.fell_back(self.variants[fallback].name.as_str(), error.reason());
+            underway.fall_back(fallback, error, latency);
+        };
+        underway.end(&result);
+        Outcome { prediction, variant: Some(&self.variants[underway.answered].name), result }
     }
 
     fn asked_for(&self, name: &str) -> Result<usize, RequestError> {
@@ -342,7 +332,7 @@ impl LiveRevision {
     }
 
     /// The hash by which the unit of a request is counted, when it has one.
-    fn unit_of(&self, attributes: &[(String, String)]) -> Option<u64> {
+    pub(crate) fn unit_of(&self, attributes: &[(String, String)]) -> Option<u64> {
         self.unit_at(attributes).map(|at| counted_unit(&attributes[at].1))
     }
 

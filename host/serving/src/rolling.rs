@@ -152,6 +152,8 @@ pub struct Rolling {
     observations: Observations,
     /// What the policy said last, committed or not.
     said: Mutex<Option<Evaluation>>,
+    /// Why it has said nothing since.
+    failed: Mutex<Option<String>>,
     wake: Notify,
 }
 
@@ -210,6 +212,7 @@ impl Rolling {
             states: Mutex::new([Arm::Stopped, Arm::Stopped]),
             observations: Observations::new(observed, next.slices.clone()),
             said: Mutex::new(rollout.evaluation.clone()),
+            failed: Mutex::default(),
             wake: Notify::new(),
         }
     }
@@ -224,6 +227,11 @@ impl Rolling {
         self.arms[arm]
     }
 
+    /// When it began, in milliseconds since 1970.
+    pub(crate) fn started_ms(&self) -> u64 {
+        self.started_ms
+    }
+
     /// Whether `rollout` is this one.
     pub fn is(&self, rollout: &Rollout) -> bool {
         (self.arms, self.started_ms) == (rollout.arms, rollout.started_ms)
@@ -234,8 +242,26 @@ impl Rolling {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What keeps the policy from deciding, or from looking at requests.
+    pub fn problem(&self) -> Option<String> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let router = self.router.load();
+        let quarantined = router.as_ref().is_some_and(|router| router.quarantined());
+        failed.or_else(|| {
+            quarantined.then(|| {
+                "its router is in quarantine: the shares alone decide where requests go".to_owned()
+            })
+        })
+    }
+
+    /// Notes that the policy gave nothing, and why.
+    pub fn fails(&self, why: String) {
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    }
+
     /// Notes what the policy said.
     pub fn says(&self, evaluation: Evaluation) {
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(evaluation);
     }
 

@@ -33,6 +33,11 @@ impl RolloutRouter {
         Self { routers, asked: asked(evaluation), sink, revision, failures }
     }
 
+    /// Whether it is not asked any more.
+    pub(crate) fn quarantined(&self) -> bool {
+        self.routers.quarantined()
+    }
+
     /// What to draw from for a request, with this share of the next revision in force: where that is
     /// less than was asked for, the router's share is as much less. None where it gives no decision.
     pub(crate) fn shares(

@@ -1,8 +1,6 @@
 //! The endpoints as an operator sees them.
 
-use std::collections::BTreeMap;
-
-use berth_monitor::{Observed, Sum, Tally};
+use berth_monitor::Observed;
 use berth_plugin::Phase;
 use berth_store::Change;
 use berth_tensor::Name;
@@ -14,6 +12,7 @@ use crate::documents::{ENDPOINT, EndpointRecord, EndpointState, Revision, Rollou
 use crate::error::ControlError;
 use crate::examples::Example;
 use crate::host::Host;
+use crate::numbers::{Lies, Numbers};
 use crate::rolling::{ARMS, Endpoint};
 use crate::routing::Routed;
 
@@ -59,37 +58,6 @@ pub struct Said {
     pub next_tick_ms: Option<u64>,
 }
 
-/// What was observed of an arm, in numbers for people.
-#[derive(Clone, Debug, Serialize)]
-pub struct Numbers {
-    /// Requests that came to their end.
-    pub requests: u64,
-    /// Of these, those that failed by the model's, the plugin's or the host's fault.
-    pub errors: u64,
-    /// Of these, those that were refused as the caller's fault.
-    pub refused: u64,
-    /// The latency within which half of them were answered, in milliseconds.
-    pub median_ms: Option<f64>,
-    /// The same of 99 %.
-    pub p99_ms: Option<f64>,
-    /// Values by name, such as `reward` or `metric:faces`.
-    pub values: BTreeMap<String, Sum>,
-}
-
-impl From<&Tally> for Numbers {
-    fn from(tally: &Tally) -> Self {
-        let ms = |q: f64| tally.quantile(q).map(|seconds| seconds * 1e3);
-        Self {
-            requests: tally.requests,
-            errors: tally.errors,
-            refused: tally.refused,
-            median_ms: ms(0.5),
-            p99_ms: ms(0.99),
-            values: tally.values.clone(),
-        }
-    }
-}
-
 /// What the shadows of an endpoint did, as an operator sees it.
 #[derive(Clone, Debug, Serialize)]
 pub struct ShadowView {
@@ -128,6 +96,7 @@ impl ShadowArm {
     /// None where it had no copy.
     fn of(name: &str, observed: &Observed) -> Option<Self> {
         let Numbers { requests, errors, median_ms, p99_ms, .. } = Numbers::from(&observed.shadow);
+        let found = |lies: Lies| lies.found;
         let agreement = observed.whole.values.get("agreement").copied().unwrap_or_default();
         (requests > 0).then(|| Self {
             name: name.to_owned(),
@@ -135,8 +104,8 @@ impl ShadowArm {
             errors,
             compared: agreement.count,
             agreed: agreement.sum as u64,
-            median_ms,
-            p99_ms,
+            median_ms: median_ms.map(found),
+            p99_ms: p99_ms.map(found),
         })
     }
 }
@@ -251,9 +220,7 @@ impl Host {
                 next_tick_ms: said.next_tick_ms,
             }),
             observed: routed
-                .map(|routed| {
-                    routed.observed().iter().map(|arm| Numbers::from(&arm.whole)).collect()
-                })
+                .map(|routed| routed.observed().iter().map(Numbers::from).collect())
                 .unwrap_or_default(),
             rollout: record.rollout,
             revision,

@@ -263,7 +263,8 @@ pub(crate) fn tables(results: &Results) -> String {
         }
         let _ = writeln!(
             text,
-            "## Swaps of a model of 45 MB under load\n\nWith `--bake 0`. While one loads, 99 % of the requests \
+            "## Swaps of a model of 45 MB under load\n\nWith `--bake 0`, over HTTP. Versions take turns, so that each is closed before it is opened again; \
+             all were tried when they were pushed. While one loads, 99 % of the requests \
              to another endpoint, which take {:.0} % of the machine, are answered within {:.2} ms; quiet, \
              within {:.2} ms: {} times.\n\n{table}",
             swaps::BUSY * 100.0,

@@ -10,6 +10,7 @@ use crate::bench::jobs::Job;
 use crate::bench::process::used;
 use crate::bench::rivals::{Parts, apply, push_model, tensors};
 use crate::host::Host;
+use crate::http::{Connection, Request};
 use crate::traffic::{Pace, Tally, Traffic, Verdict};
 use crate::workspace::say;
 
@@ -23,7 +24,13 @@ const LOAD: f64 = 200.0;
 /// Part of the machine's time that the other endpoint's requests take while models load.
 pub(crate) const BUSY: f64 = 0.3;
 const ROUNDS: usize = 5;
-const ROUND: Duration = Duration::from_secs(4);
+/// Loads in each round.
+const LOADS: usize = 8;
+/// Versions that take turns, so that each is closed before it is opened again: what is still open is
+/// not loaded.
+const VERSIONS: usize = 8;
+/// The host closes what was replaced once a second.
+const CLOSED: Duration = Duration::from_millis(1200);
 
 /// What the host held at one look.
 #[derive(Clone, Copy, Debug)]
@@ -57,20 +64,34 @@ pub(crate) fn measure(parts: &Parts, jobs: &[Job; 3]) -> Result<Swaps> {
     let folder = tempfile::tempdir()?;
     let host = parts.berth_with(&["--bake", "0"])?;
     push_model(&host, "digits", &jobs[0].model)?;
-    for version in 0..2 {
-        // The same network twice; a description makes the files differ.
+    for version in 0..VERSIONS {
+        // The same network; a description makes the files differ.
         let mut model = fs::read(&jobs[1].model)?;
-        model.extend([0x32, 1, b'0' + version]);
+        model.extend([0x32, 1, b'0' + version as u8]);
         let file = folder.path().join("model.onnx");
         fs::write(&file, model)?;
         push_model(&host, "resnet18", &file)?;
     }
     apply(&host, "digits", &tensors("digits", "digits@1", ""))?;
     let right = ask(host.listen, &jobs[0].request)?;
-    let mut version = 0;
-    let mut swap = || {
-        version = 1 + version % 2;
-        apply(&host, "resnet18", &tensors("resnet18", &format!("resnet18@{version}"), ""))
+    let mut next = 0;
+    let mut replaced = [None::<Instant>; VERSIONS];
+    let mut until_closed = |next: usize| {
+        if let Some(since) = replaced[next] {
+            std::thread::sleep(CLOSED.saturating_sub(since.elapsed()));
+        }
+        replaced[(next + VERSIONS - 1) % VERSIONS] = Some(Instant::now());
+    };
+    // Not by the command line, whose own process would take its part of the machine.
+    let mut admin = Connection::new(host.admin, Duration::from_secs(60));
+    let mut swap = |version: usize| {
+        let models = format!("{{\"default\":\"resnet18@{}\"}}", version + 1);
+        let variants = format!("[{{\"name\":\"only\",\"models\":{models}}}]");
+        let spec = format!("{{\"name\":\"resnet18\",\"variants\":{variants}}}");
+        let request = Request::post("/v1/endpoints", "application/json", spec.as_bytes());
+        let answer = admin.send(&request)?;
+        ensure!(answer.status == 200, "the host refuses a swap: {}", answer.text());
+        Ok(())
     };
 
     say(format!("digits while {} loads", jobs[1].model.display()));
@@ -80,17 +101,22 @@ pub(crate) fn measure(parts: &Parts, jobs: &[Job; 3]) -> Result<Swaps> {
     let pace = Pace::Open(BUSY * cores * most);
     let (mut quiet, mut loading, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let calm = p99(&host, jobs, pace, || {
-            std::thread::sleep(ROUND);
-            Ok(())
-        })?;
-        let busy = p99(&host, jobs, pace, || {
-            let begin = Instant::now();
-            while begin.elapsed() < ROUND {
-                swap()?;
-            }
-            Ok(())
-        })?;
+        let (mut calm, mut busy) = (Vec::new(), Vec::new());
+        for _ in 0..LOADS {
+            until_closed(next);
+            let took = answered(&host, jobs, pace, &mut busy, || swap(next))?;
+            next = (next + 1) % VERSIONS;
+            // What was replaced is closed before it is quiet.
+            std::thread::sleep(CLOSED);
+            answered(&host, jobs, pace, &mut calm, || {
+                std::thread::sleep(took);
+                Ok(())
+            })?;
+        }
+        let [calm, busy] = [calm, busy].map(|mut times| {
+            times.sort_unstable();
+            f64::from(quantile(&times, 0.99)) / 1e3
+        });
         quiet.push(calm);
         loading.push(busy);
         ratios.push(busy / calm);
@@ -101,7 +127,9 @@ pub(crate) fn measure(parts: &Parts, jobs: &[Job; 3]) -> Result<Swaps> {
     let traffic = Traffic::start(host.listen, requests, 4, Pace::Open(LOAD))?;
     let mut looks = Vec::new();
     for done in 1..=SWAPS {
-        swap()?;
+        until_closed(next);
+        swap(next)?;
+        next = (next + 1) % VERSIONS;
         if done % LOOK == 0 {
             std::thread::sleep(SETTLE);
             looks.push(held(&host)?);
@@ -114,20 +142,24 @@ pub(crate) fn measure(parts: &Parts, jobs: &[Job; 3]) -> Result<Swaps> {
     Ok(Swaps { looks, p99: [median(&quiet), median(&loading)], ratios })
 }
 
-/// Milliseconds to 99 % of the answers while `meanwhile` goes on.
-fn p99(
+/// Adds the microseconds to each answer while `meanwhile` goes on, and tells how long that took.
+fn answered(
     host: &Host,
     jobs: &[Job; 3],
     pace: Pace,
+    times: &mut Vec<u32>,
     meanwhile: impl FnOnce() -> Result<()>,
-) -> Result<f64> {
+) -> Result<Duration> {
     let requests = std::slice::from_ref(&jobs[0].request);
     let traffic = Traffic::start(host.listen, requests, 8, pace)?;
+    let begin = Instant::now();
     let done = meanwhile();
+    let took = begin.elapsed();
     let tally = traffic.stop()?;
     done?;
     ensure_answered(&tally)?;
-    Ok(f64::from(quantile(&tally.answered, 0.99)) / 1e3)
+    times.extend(&tally.answered);
+    Ok(took)
 }
 
 fn ensure_answered(tally: &Tally) -> Result<()> {
