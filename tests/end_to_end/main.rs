@@ -10,6 +10,7 @@
 //! - [`durability`]: kills, broken files
 //! - [`embeddings`]: texts through the whole path
 //! - [`full_disk`]: no room for what is pushed and applied
+//! - [`graphs`]: what trials leave on the disk
 //! - [`guests`]: every guest has a test
 //! - [`host_calls`]: host calls with arguments that no SDK gives
 //! - [`large_models`]: models of several files, uploads that go on where they broke off
@@ -46,6 +47,7 @@ mod durability;
 mod embeddings;
 #[cfg(target_os = "linux")]
 mod full_disk;
+mod graphs;
 mod guests;
 mod host_calls;
 mod large_models;

@@ -2,7 +2,9 @@
 //! ends the process that does it, does not end the host.
 
 use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
@@ -117,6 +119,35 @@ pub fn bound_this_process(bounds: Bounds) -> io::Result<()> {
         libc::setpriority(libc::PRIO_PROCESS, 0, 5);
         #[cfg(target_os = "linux")]
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+    }
+    Ok(())
+}
+
+/// Lets no file that this process writes from here on grow beyond so many bytes.
+pub fn bound_files(bytes: u64) -> io::Result<()> {
+    let mut set = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a whole value that outlives the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut set) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit(libc::RLIMIT_FSIZE, bytes.min(set.rlim_cur), set.rlim_max)
+}
+
+/// Makes a folder for what such processes leave, if it is not there, that only this user may read, and
+/// removes what a crash has left in it half-made: what ends in `.partial`.
+pub fn private_folder(folder: &Path) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(folder)?;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "partial") {
+            if path.is_dir() {
+                std::fs::remove_dir_all(path)?;
+            } else {
+                std::fs::remove_file(path)?;
+            }
+        }
     }
     Ok(())
 }

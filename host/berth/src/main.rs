@@ -86,6 +86,12 @@ enum Command {
         /// How it would be opened.
         #[arg(long)]
         options: String,
+        /// Where its optimised graph is written.
+        #[arg(long, requires = "graph_bytes")]
+        graph: Option<PathBuf>,
+        /// The most bytes of each of the graph's files.
+        #[arg(long, default_value_t = 0)]
+        graph_bytes: u64,
         /// The model.
         file: PathBuf,
     },
@@ -107,9 +113,10 @@ fn main() -> ExitCode {
             let bounds = Bounds { cpu: Duration::from_secs(cpu), memory: Some(memory) };
             compile_standard_input(bounds).map_err(anyhow::Error::from)
         }
-        Command::TryModel { cpu, onnxruntime, options, file } => {
+        Command::TryModel { cpu, onnxruntime, options, graph, graph_bytes, file } => {
             let bounds = Bounds { cpu: Duration::from_secs(cpu), memory: None };
-            try_here(bounds, &onnxruntime, &options, &file).map_err(anyhow::Error::from)
+            let graph = graph.as_deref().map(|graph| (graph, graph_bytes));
+            try_here(bounds, &onnxruntime, &options, graph, &file).map_err(anyhow::Error::from)
         }
     };
     match done {

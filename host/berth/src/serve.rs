@@ -36,7 +36,7 @@ const RESERVE: usize = 8;
 /// Run the host.
 #[derive(clap::Args)]
 pub(crate) struct Serve {
-    /// The folder of the store: the log, blobs, compiled code. Made when missing.
+    /// The folder of the store: the log, blobs, compiled code, optimised graphs. Made when missing.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// Where clients connect.
@@ -139,10 +139,13 @@ impl Serve {
         let each = self.max_runs.map_or(cores, usize::from);
         let instances = self.max_instances.unwrap_or(INSTANCES_PER_CORE * cores).max(1);
         let exporter = Exporter::install()?;
-        let trials = Trials { program: this_program()?, cpu: Duration::from_secs(self.trial_cpu) };
+        let store = Store::open(&self.data)?;
+        let graphs = store.folder().join("graphs");
+        let trial_cpu = Duration::from_secs(self.trial_cpu);
+        let trials = Trials::new(this_program()?, trial_cpu, graphs.clone())
+            .with_context(|| format!("the folder for optimised graphs, {}", graphs.display()))?;
         let options = RuntimeOptions { each, trials: Some(trials) };
         let inference = Runtime::load(self.onnxruntime.as_deref(), options)?;
-        let store = Store::open(&self.data)?;
         let engines = Engines::new(EngineOptions {
             cache: store.folder().join("compiled"),
             max_instances: u32::try_from(instances + RESERVE)

@@ -7,6 +7,7 @@
 //! - `batch`: inferences of several requests as one run
 //! - [`probe`]: whether that is safe for a model
 //! - [`trial`]: the process in which a model is tried before it is opened
+//! - `graphs`: what trials leave on the disk: what they found, and optimised graphs
 //! - [`data_files`]: the files beside a model that hold its weights
 //! - `deadline`: stops runs whose time is up
 //! - `pace`: how long a model takes, and so whether a run stays on its caller's thread
@@ -19,6 +20,7 @@ mod batch;
 pub mod data_files;
 mod deadline;
 mod executor;
+mod graphs;
 pub mod model;
 pub mod onnxruntime;
 mod pace;
@@ -32,4 +34,3 @@ pub use model::{BatchOptions, InferenceError, Model, ModelOptions, Opened};
 pub use onnxruntime::{OpenError, Providers, RuntimeError};
 pub use probe::Batching;
 pub use runtime::{Runtime, RuntimeOptions};
-pub use trial::Tried;

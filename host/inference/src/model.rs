@@ -16,7 +16,7 @@ use crate::executor::{Lane, Share};
 use crate::onnxruntime::Providers;
 use crate::onnxruntime::session::{Session, Stop};
 use crate::pace::{LONG, Pace, SMALL, STALLED};
-use crate::probe::{self, Batching};
+use crate::probe::{self, Batching, Seen};
 use crate::runtime::Lanes;
 
 /// Why an inference gave no answer.
@@ -193,6 +193,11 @@ impl Opened {
     /// Whether requests may run together, and why not where they may not.
     pub fn batching(&self) -> &Batching {
         &self.batching
+    }
+
+    /// What can be told of it from outside, to hold another form of it against.
+    pub(crate) fn seen(&self) -> Seen {
+        Seen::of(&self.session, &self.lanes.deadlines)
     }
 
     /// The runs of several requests since this was last asked, and those requests.

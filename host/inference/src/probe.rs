@@ -4,11 +4,12 @@
 //! come to the same alone and together; or when the model's file says so. Where it is left to the
 //! model, they do only when that is quicker.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_tensor::{DataType, Tensor};
+use berth_tensor::{DataType, Digest, Tensor, TensorType};
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
@@ -116,6 +117,52 @@ pub(crate) fn judge(session: &Arc<Session>, most: Option<u32>, deadlines: &Deadl
     }
 }
 
+/// What a session takes and says of itself, and what it answers to a few inputs.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Seen {
+    ports: [Vec<TensorType>; 2],
+    properties: Vec<(String, String)>,
+    symbols: BTreeMap<String, Vec<String>>,
+    leading: Result<(), String>,
+    /// Of each input that it was run on: datatype, shape and content of its outputs; none where it does
+    /// not run on that.
+    answers: Vec<Option<Vec<(DataType, Vec<u64>, Digest)>>>,
+}
+
+/// What dimensions that vary are in turn, until a model has run on two of them.
+const SEEN: [u64; 3] = [1, 2, 16];
+
+impl Seen {
+    pub(crate) fn of(session: &Arc<Session>, deadlines: &Deadlines) -> Self {
+        let probe = Probe { session, deadlines };
+        let mut answers = Vec::new();
+        for size in SEEN {
+            let ran = probe.inputs(size, size, size, &[1.0]).and_then(|inputs| probe.run(&inputs));
+            let outputs = |(outputs, _): (Vec<Tensor>, Duration)| {
+                let content =
+                    |it: &Tensor| (it.datatype(), it.shape().to_vec(), Digest::of(it.data()));
+                outputs.iter().map(content).collect()
+            };
+            answers.push(ran.ok().map(outputs));
+            if answers.iter().flatten().count() == 2 {
+                break;
+            }
+        }
+        Self {
+            ports: [session.inputs.clone(), session.outputs.clone()],
+            properties: session.properties.clone(),
+            symbols: session.symbols.clone(),
+            leading: session.leading.clone(),
+            answers,
+        }
+    }
+
+    /// Whether it answers anything, so that two can be told apart.
+    pub(crate) fn tells(&self) -> bool {
+        self.answers.iter().any(Option::is_some)
+    }
+}
+
 fn failed(rows: &str) -> impl FnOnce(String) -> String {
     move |problem| format!("it could not be tried with {rows}: {problem}")
 }
@@ -136,7 +183,7 @@ impl Probe<'_> {
         };
         let mut tried = None;
         for seed in 1..=TRIALS {
-            let three = self.inputs(3, seed, &[1.0])?;
+            let three = self.inputs(3, OTHER, seed, &[1.0])?;
             let all = self.run(&three).map_err(failed("three rows"))?.0;
             let telling = all.iter().map(differ).collect::<Result<Vec<_>, _>>()?;
             if telling.contains(&true) {
@@ -149,7 +196,7 @@ impl Probe<'_> {
         };
         self.agrees_on(&three, &all)?;
         // A model that quantises by what it finds may treat a small row by the measure of a large one.
-        let uneven = self.inputs(3, 1, &UNEVEN)?;
+        let uneven = self.inputs(3, OTHER, 1, &UNEVEN)?;
         let all = self.run(&uneven).map_err(failed("uneven rows"))?.0;
         self.agrees_on(&uneven, &all)
     }
@@ -176,7 +223,7 @@ impl Probe<'_> {
     /// they are.
     fn brings_nothing(&self) -> Result<Option<String>, String> {
         let longest = if self.session.device.is_cpu() { LONGEST } else { LONGEST_ON_DEVICE };
-        let several = self.inputs(MEASURED, 1, &[1.0])?;
+        let several = self.inputs(MEASURED, OTHER, 1, &[1.0])?;
         let alone = part(&several, 0..1)?;
         let shortest = |inputs: &[Tensor], longest: Duration| {
             let mut shortest = Duration::MAX;
@@ -212,16 +259,26 @@ impl Probe<'_> {
         Ok((answer, clock(self.session).saturating_sub(start)))
     }
 
-    /// Inputs of so many rows, each another. Their numbers lie between -1 and 1, times one of `sizes` for
-    /// each row in turn.
-    fn inputs(&self, rows: u64, seed: u64, sizes: &[f64]) -> Result<Vec<Tensor>, String> {
+    /// Inputs of so many rows, each another, and of size `other` wherever else a dimension varies. Their
+    /// numbers lie between -1 and 1, times one of `sizes` for each row in turn.
+    fn inputs(
+        &self,
+        rows: u64,
+        other: u64,
+        seed: u64,
+        sizes: &[f64],
+    ) -> Result<Vec<Tensor>, String> {
         let mut state = seed;
-        let input = |ty: &berth_tensor::TensorType| {
+        let input = |ty: &TensorType| {
             let mut shape: Vec<u64> =
-                ty.shape.iter().map(|&size| u64::try_from(size).unwrap_or(OTHER)).collect();
-            shape[0] = rows;
+                ty.shape.iter().map(|&size| u64::try_from(size).unwrap_or(other)).collect();
+            if let Some(first) = shape.first_mut().filter(|_| ty.shape[0] < 0) {
+                *first = rows;
+            }
+            let rows = shape.first().copied().unwrap_or(1).max(1);
+            let counted = rows.min(MEASURED);
             let count = berth_tensor::tensor::elements(&shape)
-                .filter(|count| count / rows * ty.datatype.size().unwrap_or(8) as u64 <= LARGEST)
+                .filter(|count| count / counted * ty.datatype.size().unwrap_or(8) as u64 <= LARGEST)
                 .ok_or_else(|| format!("a row of input {:?} is too large to be tried", ty.name))?;
             let row = |at: u64| (at / (count / rows).max(1)) as usize;
             let values = (0..count).map(|at| (random(&mut state), sizes[row(at) % sizes.len()]));

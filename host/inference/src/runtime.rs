@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
 
+use berth_tensor::Digest;
+
 use crate::data_files::{self, DataFileError};
 use crate::deadline::Deadlines;
 use crate::executor::{Executor, Lane, MORE, threads};
 use crate::model::{ModelOptions, Opened};
 use crate::onnxruntime::library::Library;
-use crate::onnxruntime::session::Session;
+use crate::onnxruntime::session::{Graph, Session};
 use crate::onnxruntime::{Device, OpenError, RuntimeError, providers};
-use crate::trial::{Trials, Tried};
+use crate::probe::Batching;
+use crate::trial::{Found, Trials};
 
 /// How much a runtime takes on at once.
 #[derive(Clone, Debug)]
@@ -117,20 +120,6 @@ impl Runtime {
         })
     }
 
-    /// Tries a model in a process of its own: opens it, runs it on zeros, and finds out whether its
-    /// requests may run together. What ends that process, or takes it too much, is an error. Blocks.
-    pub fn try_out(
-        &self,
-        name: &str,
-        file: &Path,
-        options: &ModelOptions,
-    ) -> Result<Tried, OpenError> {
-        match &self.trials {
-            Some(trials) => trials.try_apart(&self.library, name, file, options),
-            None => Ok(Tried::Unknown),
-        }
-    }
-
     /// Opens a model and runs it once on zeros, so that the first request finds it warm. The files
     /// that it names for its weights lie beside it or below.
     ///
@@ -142,16 +131,49 @@ impl Runtime {
         file: &Path,
         options: &ModelOptions,
     ) -> Result<Arc<Opened>, OpenError> {
-        self.open_tried(name, file, options, Tried::Unknown)
+        self.open_as(name, file, options, Graph::Given, None)
     }
 
-    /// As [`open`](Self::open), with what [`try_out`](Self::try_out) has found.
+    /// As [`open`](Self::open), of a model whose files have this digest: unless that is known from
+    /// before, it is first tried in a process of its own, which opens it, runs it, and finds out
+    /// whether its requests may run together. What ends that process, or takes it too much, is an error.
+    /// Its graph is optimised once and kept, where that can be.
     pub fn open_tried(
+        &self,
+        name: &str,
+        digest: &Digest,
+        file: &Path,
+        options: &ModelOptions,
+    ) -> Result<Arc<Opened>, OpenError> {
+        let Some(trials) = &self.trials else { return self.open(name, file, options) };
+        let entry = trials.graphs.entry(&self.library, digest, &options.providers);
+        let Found { batching, graph } = match entry.found(options.batch.most) {
+            Some(found) => found,
+            None => trials.try_apart(&self.library, name, file, options, &entry)?,
+        };
+        if let Some(graph) = graph {
+            let graph = Graph::Optimised(&graph);
+            match self.open_as(name, file, options, graph, batching.clone()) {
+                // Nothing of this is the graph's fault.
+                Err(
+                    error @ (OpenError::DataFiles { .. }
+                    | OpenError::Memory { .. }
+                    | OpenError::Threads { .. }),
+                ) => return Err(error),
+                Err(error) => entry.forget(&error.to_string()),
+                opened => return opened,
+            }
+        }
+        self.open_as(name, file, options, Graph::Given, batching)
+    }
+
+    pub(crate) fn open_as(
         &self,
         name: &str,
         file: &Path,
         options: &ModelOptions,
-        tried: Tried,
+        graph: Graph<'_>,
+        batching: Option<Batching>,
     ) -> Result<Arc<Opened>, OpenError> {
         let data = match data_files::beside(file) {
             // The session says best what is wrong with the model's file itself.
@@ -162,13 +184,9 @@ impl Runtime {
                 problem,
             })?,
         };
-        let session = Session::open(&self.library, name, file, &options.providers)?;
+        let session = Session::open(&self.library, name, file, graph, &options.providers)?;
         let files = data.values().map(PathBuf::as_path).chain([file]);
         let bytes = files.map(|file| file.metadata().map_or(0, |metadata| metadata.len())).sum();
-        let batching = match tried {
-            Tried::Opens(batching) => Some(batching),
-            Tried::Unknown => None,
-        };
         let lanes = self.lanes(&session.device).map_err(|error| OpenError::Threads {
             name: name.to_owned(),
             problem: error.to_string(),

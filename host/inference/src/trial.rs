@@ -4,13 +4,15 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_apart::{Bounds, Ended};
 use serde::{Deserialize, Serialize};
 
+use crate::graphs::{Entry, Graphs};
 use crate::model::ModelOptions;
 use crate::onnxruntime::library::Library;
+use crate::onnxruntime::session::Graph;
 use crate::onnxruntime::{OpenError, RuntimeError};
 use crate::probe::Batching;
 use crate::runtime::{Runtime, RuntimeOptions};
@@ -24,20 +26,40 @@ pub const TRIAL_CPU: Duration = Duration::from_secs(300);
 /// How models are tried.
 #[derive(Clone, Debug)]
 pub struct Trials {
-    /// The program that has [`TRY_COMMAND`].
-    pub program: PathBuf,
-    /// The most CPU time of one trial, in whole seconds; by the clock four times as long.
-    pub cpu: Duration,
+    program: PathBuf,
+    cpu: Duration,
+    pub(crate) graphs: Graphs,
 }
 
-/// What a trial has found.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// What is known of a model that was tried.
+pub(crate) struct Found {
+    /// Whether its requests may run together; none where ONNX Runtime refuses it, which says best why
+    /// when it is opened.
+    pub(crate) batching: Option<Batching>,
+    /// The file of its optimised graph, where that is kept.
+    pub(crate) graph: Option<PathBuf>,
+}
+
+/// What a trial says, a line of JSON each.
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Tried {
-    /// It opens and runs, and this is whether its requests may run together.
-    Opens(Batching),
-    /// Nothing: it was not tried, or ONNX Runtime refuses it, which says best why when it is opened.
-    Unknown,
+enum Said {
+    /// Whether requests may run together; nothing where ONNX Runtime refuses the model.
+    Model(Option<Batching>),
+    /// What became of its optimised graph.
+    Graph(Outcome),
+}
+
+/// What became of an optimised graph.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Outcome {
+    /// It is there, and answers what the model's own does.
+    Written,
+    /// It is not like the model's own, or that cannot be told.
+    Unlike(String),
+    /// It could not be written.
+    Failed(String),
 }
 
 /// Why a trial came to nothing, for the process that started it.
@@ -55,20 +77,30 @@ pub enum TrialError {
 }
 
 impl Trials {
-    /// Tries a model in a process of its own. Blocks.
+    /// Has `program`, which has [`TRY_COMMAND`], try models, each for at most `cpu`, in whole seconds, by
+    /// the clock four times as long. What is found is kept in `folder`, which is made when missing,
+    /// readable to this user alone, and belongs to one host at a time.
+    pub fn new(program: PathBuf, cpu: Duration, folder: PathBuf) -> std::io::Result<Self> {
+        Ok(Self { program, cpu, graphs: Graphs::open(folder)? })
+    }
+
+    /// Tries a model in a process of its own, and keeps what is found. Blocks.
     pub(crate) fn try_apart(
         &self,
         library: &Library,
         name: &str,
         file: &Path,
         options: &ModelOptions,
-    ) -> Result<Tried, OpenError> {
+        entry: &Entry,
+    ) -> Result<Found, OpenError> {
+        let begin = Instant::now();
         let bounds = Bounds { cpu: self.cpu, memory: None };
         let refused = |problem: String| OpenError::Trial {
             name: name.to_owned(),
             file: file.to_path_buf(),
             problem,
         };
+        let most = options.batch.most;
         let options = serde_json::to_string(options)
             .map_err(|error| refused(format!("its options could not be written: {error}")))?;
         let mut command = Command::new(&self.program);
@@ -77,16 +109,31 @@ impl Trials {
             .arg(format!("--cpu={}", bounds.cpu.as_secs()))
             .arg("--onnxruntime")
             .arg(&library.path)
-            .arg(format!("--options={options}"))
-            .arg("--")
-            .arg(file);
+            .arg(format!("--options={options}"));
+        let room = entry.room(name, file);
+        if let Some(room) = &room {
+            command.arg("--graph").arg(room.graph());
+            command.arg(format!("--graph-bytes={}", room.bytes));
+        }
+        command.arg("--").arg(file);
         let ended = berth_apart::run(command, bounds, None)
             .map_err(|error| refused(format!("no process could be started: {error}")))?;
-        if ended.well()
-            && let Some(tried) = ended.output.lines().next_back()
-            && let Ok(tried) = serde_json::from_str(tried)
-        {
-            return Ok(tried);
+        let said = ended.output.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let (mut batching, mut outcome) = (None, None);
+        for said in said {
+            match said {
+                Said::Model(found) => batching = Some(found),
+                Said::Graph(found) => outcome = Some(found),
+            }
+        }
+        if let Some(batching) = batching {
+            tracing::info!(model = name, "tried in {:.1?}", begin.elapsed());
+            let graph = batching.as_ref().and_then(|batching| {
+                let ended = || Outcome::Unlike(problem(&ended, bounds, library));
+                let outcome = room.map(|room| (room, outcome.unwrap_or_else(ended)));
+                entry.keep(name, most, batching, outcome)
+            });
+            return Ok(Found { batching, graph });
         }
         if ended.signal() == Some(libc::SIGKILL) {
             return Err(OpenError::Memory {
@@ -128,27 +175,65 @@ fn problem(ended: &Ended, bounds: Bounds, library: &Library) -> String {
     }
 }
 
-/// Tries a model in this process, and writes what was found, a [`Tried`] as JSON, to standard output.
-/// Takes the whole process: bounds it for good, first.
+/// Tries a model in this process, and writes what was found to standard output; with `graph`, a file and
+/// its most bytes, also the model's optimised graph. Takes the whole process: bounds it for good, first.
 pub fn try_here(
     bounds: Bounds,
     library: &Path,
     options: &str,
+    graph: Option<(&Path, u64)>,
     file: &Path,
 ) -> Result<(), TrialError> {
     berth_apart::bound_this_process(bounds)?;
-    // As in the host: a write over the shell's limit on the size of files fails and ends nothing.
+    // As in the host: a write over the limit on the size of files fails and ends nothing.
     // SAFETY: sets what the system does by itself; no handler of this program's is involved.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    if let Some((_, bytes)) = graph {
+        berth_apart::bound_files(bytes)?;
+    }
     let options: ModelOptions = serde_json::from_str(options)?;
     let runtime = Runtime::load(Some(library), RuntimeOptions { each: 1, trials: None })?;
-    let opened = runtime.aside(|| runtime.open("tried", file, &options))?;
-    let tried = match opened {
-        Ok(opened) => Tried::Opens(opened.batching().clone()),
-        Err(_) => Tried::Unknown,
+    runtime.aside(|| try_aside(&runtime, &options, graph.map(|(graph, _)| graph), file))?
+}
+
+fn try_aside(
+    runtime: &Runtime,
+    options: &ModelOptions,
+    graph: Option<&Path>,
+    file: &Path,
+) -> Result<(), TrialError> {
+    let open = |form| runtime.open_as("tried", file, options, form, None);
+    let mut failed = None;
+    let opened = match graph.map(|graph| open(Graph::Written(graph))) {
+        Some(Ok(opened)) => Ok(opened),
+        // Of a model that is none, the same again.
+        Some(Err(error)) => open(Graph::Given).inspect(|_| failed = Some(error.to_string())),
+        None => open(Graph::Given),
     };
+    let Ok(opened) = opened else { return say(&Said::Model(None)) };
+    let batching = opened.batching().clone();
+    let seen = graph.filter(|_| failed.is_none()).map(|graph| (graph, opened.seen()));
+    drop(opened);
+    say(&Said::Model(Some(batching)))?;
+    // The process may end in here: of the model, all is said.
+    let outcome = match (seen, failed) {
+        (None, None) => return Ok(()),
+        (_, Some(problem)) => Outcome::Failed(problem),
+        (Some((_, seen)), _) if !seen.tells() => {
+            Outcome::Unlike("it answers to nothing that it was tried on".to_owned())
+        }
+        (Some((graph, seen)), _) => match open(Graph::Optimised(graph)) {
+            Ok(opened) if opened.seen() == seen => Outcome::Written,
+            Ok(_) => Outcome::Unlike("it does not answer the same".to_owned()),
+            Err(error) => Outcome::Unlike(error.to_string()),
+        },
+    };
+    say(&Said::Graph(outcome))
+}
+
+fn say(said: &Said) -> Result<(), TrialError> {
     let mut output = std::io::stdout().lock();
-    writeln!(output, "{}", serde_json::to_string(&tried)?)?;
+    writeln!(output, "{}", serde_json::to_string(said)?)?;
     output.flush()?;
     Ok(())
 }

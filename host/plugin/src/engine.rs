@@ -84,8 +84,7 @@ pub struct Engines {
 impl Engines {
     /// Makes the engines and starts the clock.
     pub fn new(options: EngineOptions) -> Result<Arc<Self>, EngineError> {
-        make_private_folder(&options.cache)
-            .and_then(|()| remove_partial(&options.cache))
+        berth_apart::private_folder(&options.cache)
             .map_err(|source| EngineError::Cache { folder: options.cache.clone(), source })?;
         let wrong = |error: wasmtime::Error| EngineError::Engine(format!("{error:#}"));
         let pooled = |reset| Engine::new(&processor_config(Some((&options, reset))));
@@ -204,26 +203,4 @@ pub(crate) fn policy_config() -> Config {
     let mut config = base_config();
     config.consume_fuel(true).cranelift_nan_canonicalization(true);
     config
-}
-
-fn make_private_folder(folder: &std::path::Path) -> std::io::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)?;
-    #[cfg(unix)]
-    std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-    Ok(())
-}
-
-/// Removes what a crash left half-written.
-fn remove_partial(folder: &std::path::Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "partial") {
-            std::fs::remove_file(path)?;
-        }
-    }
-    Ok(())
 }

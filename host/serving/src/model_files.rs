@@ -1,10 +1,10 @@
 //! A model's files in the store: looked for, laid out beside each other, opened, placed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use berth_inference::{ModelOptions, OpenError, Opened, Tried, data_files};
+use berth_inference::{ModelOptions, OpenError, Opened, data_files};
 use berth_store::{SealedBlob, Store, StoreError};
 use berth_tensor::Digest;
 
@@ -21,27 +21,6 @@ pub(crate) struct ModelBlobs {
     data: BTreeMap<String, SealedBlob>,
     /// Whether they are still being pushed, so that whoever pushes them knows them by other names.
     pushed: bool,
-}
-
-/// What trials of models have found since the host was started, by their files and options.
-#[derive(Default)]
-pub(crate) struct Trials(Mutex<HashMap<(Digest, ModelOptions), Tried>>);
-
-/// The most models of which that is kept.
-const TRIALS: usize = 4096;
-
-impl Trials {
-    fn known(&self, key: &(Digest, ModelOptions)) -> Option<Tried> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
-    }
-
-    fn note(&self, key: (Digest, ModelOptions), tried: &Tried) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= TRIALS {
-            known.clear();
-        }
-        known.insert(key, tried.clone());
-    }
 }
 
 impl From<SealedBlob> for ModelBlobs {
@@ -116,7 +95,7 @@ impl ModelBlobs {
         self.data.values().map(SealedBlob::size).sum::<u64>() + self.model.size()
     }
 
-    /// Tries the model, unless that was done, and opens it. ONNX Runtime looks for the data files by
+    /// Opens the model, which is tried first, unless that was done. ONNX Runtime looks for the data files by
     /// their names beside the model's own, and only while it opens it: those that it maps stay mapped.
     pub(crate) fn open(
         &self,
@@ -124,14 +103,9 @@ impl ModelBlobs {
         name: &str,
         options: &ModelOptions,
     ) -> Result<Arc<Opened>, ControlError> {
-        let Workshop { store, runtime, trials, .. } = workshop;
+        let Workshop { store, runtime, .. } = workshop;
         let open = |file: &Path| {
-            let key = (self.files().digest(), options.clone());
-            let tried = trials.known(&key).map_or_else(
-                || runtime.try_out(name, file, options).inspect(|tried| trials.note(key, tried)),
-                Ok,
-            );
-            let opened = tried.and_then(|tried| runtime.open_tried(name, file, options, tried));
+            let opened = runtime.open_tried(name, &self.files().digest(), file, options);
             let known_as =
                 |error: OpenError| if self.pushed { error.of("the file") } else { error };
             opened.map_err(|error| match known_as(error) {

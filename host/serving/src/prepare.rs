@@ -26,7 +26,7 @@ use crate::documents::{
 use crate::error::ControlError;
 use crate::examples::Examples;
 use crate::live::{Admission, LiveRevision, LiveVariant, Processing, Share, Way};
-use crate::model_files::{ModelBlobs, Trials};
+use crate::model_files::ModelBlobs;
 use crate::recording::Recording;
 use crate::routing::{Asked, Routed, Routing};
 use crate::shadow::Shadows;
@@ -54,7 +54,6 @@ pub(crate) struct Workshop {
     shares: Shared<Name, Share>,
     /// Where plugins have trapped.
     traps: Arc<Places>,
-    pub(crate) trials: Trials,
     /// Held while a model that was uploaded is pushed.
     pub(crate) pushes: Mutex<()>,
 }
@@ -109,7 +108,6 @@ impl Workshop {
             assets: Shared::new(),
             shares: Shared::new(),
             traps: Arc::default(),
-            trials: Trials::default(),
             pushes: Mutex::default(),
         }
     }

@@ -80,6 +80,8 @@ pub enum RuntimeError {
 pub(crate) struct Library {
     pub(crate) path: PathBuf,
     pub(crate) version: String,
+    /// What it says of how it was built.
+    pub(crate) build: &'static str,
     pub(super) environment: Environment,
     /// Where tensors live that are lent to a run.
     pub(super) memory: MemoryInfo<'static>,
@@ -114,7 +116,8 @@ impl Library {
         let memory =
             MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)
                 .map_err(|error| start(error.to_string()))?;
-        let library = Arc::new(Self { path: path.clone(), version, environment, memory });
+        let library =
+            Arc::new(Self { path: path.clone(), version, build: ort::info(), environment, memory });
         *loaded = Some(Arc::clone(&library));
         Ok(library)
     }

@@ -162,6 +162,24 @@ impl Stop {
     }
 }
 
+/// What is made of the graph in a model's file.
+#[derive(Clone, Copy)]
+pub(crate) enum Graph<'a> {
+    /// It is optimised.
+    Given,
+    /// It is optimised and written to this file, with its larger weights in [`WEIGHTS`] beside it.
+    Written(&'a Path),
+    /// It is left aside, and that of this file, which was so written, run as it is.
+    Optimised(&'a Path),
+}
+
+/// The file of weights beside a graph that was written.
+pub(crate) const WEIGHTS: &str = "weights";
+
+/// Weights of fewer bytes lie in the graph's own file: ONNX Runtime copies them from there to where
+/// memory is aligned, and maps the others.
+const SMALL_WEIGHTS: usize = 64 << 10;
+
 /// A model opened in ONNX Runtime, for any number of runs at once.
 pub(crate) struct Session {
     session: ort::session::Session,
@@ -188,6 +206,7 @@ impl Session {
         library: &Arc<Library>,
         name: &str,
         file: &Path,
+        graph: Graph<'_>,
         providers: &Providers,
     ) -> Result<Self, OpenError> {
         // ONNX Runtime's words for these two are misleading.
@@ -196,13 +215,14 @@ impl Session {
             file: file.to_path_buf(),
             problem,
         };
-        let metadata = std::fs::metadata(file).map_err(|error| unreadable(error.to_string()))?;
+        let read = if let Graph::Optimised(optimised) = graph { optimised } else { file };
+        let metadata = std::fs::metadata(read).map_err(|error| unreadable(error.to_string()))?;
         if !metadata.is_file() {
             return Err(unreadable("it is not a file".to_owned()));
         }
         // `ort` panics on types of inputs and outputs that it does not know. ONNX Runtime 1.31 opens
         // no model with such a type, but the library is the operator's choice.
-        let opened = catch_unwind(AssertUnwindSafe(|| build(library, file, providers)));
+        let opened = catch_unwind(AssertUnwindSafe(|| build(library, read, graph, providers)));
         let session = opened.unwrap_or_else(|_| {
             Err(Refusal::Unsupported("an input or output is of an unknown type".to_owned()))
         });
@@ -387,6 +407,7 @@ impl From<ort::Error> for Refusal {
 fn build(
     library: &Library,
     file: &Path,
+    graph: Graph<'_>,
     providers: &Providers,
 ) -> Result<ort::session::Session, Refusal> {
     let builder = || -> ort::Result<_> {
@@ -395,7 +416,18 @@ fn build(
         let builder = ort::session::Session::builder(&library.environment)?;
         let builder =
             builder.with_intra_threads(providers.threads())?.with_intra_op_spinning(false)?;
-        Ok(builder.with_optimization_level(GraphOptimizationLevel::All)?)
+        let level = match graph {
+            Graph::Given | Graph::Written(_) => GraphOptimizationLevel::All,
+            Graph::Optimised(_) => GraphOptimizationLevel::Disable,
+        };
+        let builder = builder.with_optimization_level(level)?;
+        let Graph::Written(written) = graph else { return Ok(builder) };
+        let entry = |of: &str| format!("session.optimized_model_external_initializers_{of}");
+        let builder = builder
+            .with_optimized_model_path(written)?
+            .with_config_entry(entry("file_name"), WEIGHTS)?
+            .with_config_entry(entry("min_size_in_bytes"), SMALL_WEIGHTS.to_string())?;
+        Ok(builder)
     };
     let mut builder = providers.register(&library.path, builder()?).map_err(Refusal::Provider)?;
     builder.commit_from_file(file).map_err(|error| {
