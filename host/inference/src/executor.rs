@@ -137,6 +137,16 @@ impl Executor {
         state.busy.get(&lane.number).map_or((0, 0), |busy| (busy.waiting.len(), busy.running))
     }
 
+    /// Refuses what could not be queued for a model in a lane.
+    pub(crate) fn expect_room(
+        &self,
+        lane: &Share,
+        opened: &Arc<Opened>,
+    ) -> Result<(), InferenceError> {
+        let mut state = lock(&self.shared.state);
+        state.busy.get_mut(&lane.number).map_or(Ok(()), |busy| busy.expect_room(opened))
+    }
+
     /// Queues an inference, or refuses it at once when the model's queue in the lane is full of
     /// those that somebody waits for.
     pub(crate) fn submit(&self, lane: &Arc<Share>, entry: Entry) -> Result<(), InferenceError> {
@@ -162,12 +172,19 @@ impl Drop for Executor {
 }
 
 impl Busy {
-    /// Entries for the same model that wait.
-    fn waits_for(&self, entry: &Entry) -> usize {
-        if self.waiting.len() < entry.opened.options.queue.max(1) {
-            return self.waiting.len();
+    /// Whether one more entry for a model may wait. Those that nobody waits for go before it is
+    /// refused.
+    fn expect_room(&mut self, opened: &Arc<Opened>) -> Result<(), InferenceError> {
+        let has_room = |waiting: &VecDeque<Entry>| {
+            let most = opened.options.queue.max(1);
+            let same = |other: &&Entry| Arc::ptr_eq(&other.opened, opened);
+            waiting.len() < most || waiting.iter().filter(same).count() < most
+        };
+        if has_room(&self.waiting) {
+            return Ok(());
         }
-        self.waiting.iter().filter(|other| Arc::ptr_eq(&other.opened, &entry.opened)).count()
+        self.waiting.retain(|entry| !entry.ticket.is_dead());
+        if has_room(&self.waiting) { Ok(()) } else { Err(InferenceError::Overloaded) }
     }
 
     /// The places of those that run next, together; or until when all that wait are held for more.
@@ -211,13 +228,7 @@ impl State {
             lane.used.fetch_max(now, Ordering::Relaxed);
             Busy { lane: Arc::clone(lane), waiting: VecDeque::new(), running: 0 }
         });
-        let most = entry.opened.options.queue.max(1);
-        if busy.waits_for(&entry) >= most {
-            busy.waiting.retain(|entry| !entry.ticket.is_dead());
-            if busy.waits_for(&entry) >= most {
-                return Err(InferenceError::Overloaded);
-            }
-        }
+        busy.expect_room(&entry.opened)?;
         busy.waiting.push_back(entry);
         let running = busy.running;
         Ok(self.may_begin(running))

@@ -351,7 +351,12 @@ impl Model {
         }
         let order = plan.outputs.clone();
         let bytes = size(inputs.iter().map(|input| &input.tensor));
-        let here = match self.pace.is_small(bytes) {
+        let small = self.pace.is_small(bytes);
+        // A run that may yet be stopped is not to hold up this thread for nothing.
+        if small && self.pace.was_cut_off() {
+            self.lanes.executor.expect_room(&self.share, &self.opened)?;
+        }
+        let here = match small {
             true => self.run_here(inputs, &plan, bytes, deadline, now)?,
             false => None,
         };
@@ -386,6 +391,7 @@ impl Model {
         let took = now.elapsed();
         // What it takes is found out where it is run to its end.
         if answer == Err(InferenceError::Timeout) && now + took < deadline {
+            self.pace.cut_off();
             return Ok(None);
         }
         self.note(&answer, bytes, took, STALLED);

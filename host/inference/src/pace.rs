@@ -1,6 +1,6 @@
 //! How long a model's runs take, which decides where the next one happens.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,7 @@ pub(crate) struct Pace {
     /// until one may stay on its caller's thread.
     long: AtomicU32,
     away: AtomicU64,
+    was_cut_off: AtomicBool,
     /// The bytes of the inputs that it was warmed up with; none when no run may stay on its caller's
     /// thread.
     unit: Option<u64>,
@@ -61,7 +62,8 @@ impl Pace {
             }
         };
         let nanoseconds = AtomicU64::new(nanoseconds(time));
-        Self { nanoseconds, long: AtomicU32::new(0), away: AtomicU64::new(0), unit }
+        let (long, away, was_cut_off) = Default::default();
+        Self { nanoseconds, long, away, was_cut_off, unit }
     }
 
     /// Whether a run with inputs of that many bytes may stay on its caller's thread.
@@ -73,6 +75,19 @@ impl Pace {
         let nanoseconds = self.nanoseconds.load(Ordering::Relaxed);
         let for_unit = |unit| Duration::from_nanos(nanoseconds.saturating_mul(times(bytes, unit)));
         self.unit.map_or(Duration::MAX, for_unit)
+    }
+
+    /// A run was stopped on its caller's thread, which the system may also have kept from its core:
+    /// what the model takes is found out where the run is begun again. Until then that thread has no
+    /// other.
+    pub(crate) fn cut_off(&self) {
+        self.away.fetch_max(QUICK, Ordering::Relaxed);
+        self.was_cut_off.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a run was ever stopped on its caller's thread.
+    pub(crate) fn was_cut_off(&self) -> bool {
+        self.was_cut_off.load(Ordering::Relaxed)
     }
 
     /// Takes in how long a run with inputs of that many bytes took, and what is `long`.

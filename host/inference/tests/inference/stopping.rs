@@ -125,3 +125,29 @@ async fn what_is_slow_for_some_inputs_leaves_its_callers_thread() {
         assert!(leaves, "trusted again after {untrusted} quick runs");
     }
 }
+
+#[tokio::test]
+async fn what_was_stopped_on_its_callers_thread_keeps_the_next_away_from_it() {
+    let Some(runtime) = runtime(1) else { return };
+    let options = BatchOptions { queue: 1, ..BatchOptions::default() };
+    let opened = open_with(&runtime, &turns(0), options).unwrap();
+    let (model, elsewhere) = (opened.in_lane(&runtime.lane()), opened.in_lane(&runtime.lane()));
+    let far = || Instant::now() + Duration::from_secs(600);
+    let (quick, forever) = (count(0), count(FOR_EVER));
+    // It is trusted, and slow for this input alone; its end, after which it would be known as slow,
+    // does not come.
+    let mut first = Box::pin(model.run(&forever, &[], far()));
+    assert_eq!(begin(&mut first), Poll::Pending);
+    while model.queue() != (0, 1) {
+        tokio::task::yield_now().await;
+    }
+    let mut second = Box::pin(model.run(&quick, &[], far()));
+    assert_eq!(begin(&mut second), Poll::Pending);
+    let refused = || begin(&mut Box::pin(model.run(&quick, &[], far())));
+    assert_eq!(refused(), Poll::Ready(Err(InferenceError::Overloaded)));
+    // Quick runs of others have it trusted again, and yet it has no room here.
+    while begin(&mut Box::pin(elsewhere.run(&quick, &[], far()))).is_pending() {
+        answers(&elsewhere).await;
+    }
+    assert_eq!(refused(), Poll::Ready(Err(InferenceError::Overloaded)));
+}
