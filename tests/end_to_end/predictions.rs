@@ -247,9 +247,21 @@ fn what_finds_no_room_is_dropped_and_counted() {
         assert_eq!(host.metric(dropped), f64::from(n));
     }
     host.send(&ask("ada", "eu", &[1.0]));
+    // A tensor of four bytes is not to keep the long body that it came with.
+    let input = json!({"name": "x", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}});
+    let padding = "x".repeat(8 << 20);
+    let head = json!({"parameters": {"padding": padding}, "inputs": [input]}).to_string();
+    let body = [head.as_bytes(), &1.0_f32.to_le_bytes()].concat();
+    let long = Request::post("/v2/models/adder/infer", "application/octet-stream", body)
+        .header("inference-header-content-length", &head.len().to_string());
+    let mut connection = host.connect();
+    let grown = host.grown_by(|| {
+        (0..16).for_each(|_| assert_eq!(connection.send(&long).unwrap().output(), [2.0]));
+    });
+    assert!(grown < 64 << 20, "{grown}");
     let rows = recorded(&host, "adder", &[]);
-    assert_eq!(rows.len(), 1);
-    assert_eq!(rows[0]["input.x"], json!([1.0]));
+    assert_eq!(rows.len(), 17);
+    assert!(rows.iter().all(|row| row["input.x"] == json!([1.0])), "{rows:?}");
 }
 
 #[test]

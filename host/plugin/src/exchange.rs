@@ -45,6 +45,20 @@ pub enum Body {
     Tensors(Vec<NamedTensor>),
 }
 
+impl Body {
+    /// The bytes of it, without names and shapes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Bytes { bytes, .. } => bytes.len(),
+            Self::Tensors(tensors) => bytes_of(tensors),
+        }
+    }
+}
+
+fn bytes_of(tensors: &[NamedTensor]) -> usize {
+    tensors.iter().map(|named| named.tensor.data().len()).sum()
+}
+
 impl Request {
     /// The value of a declared attribute.
     pub fn attribute(&self, name: &str) -> Option<&str> {
@@ -76,6 +90,11 @@ impl Reply {
     /// Whether nothing was answered.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty() && self.tensors.is_empty()
+    }
+
+    /// The bytes of its parts and tensors, without names and shapes.
+    pub fn bytes(&self) -> usize {
+        bytes_of(&self.tensors) + self.parts.iter().map(Bytes::len).sum::<usize>()
     }
 }
 

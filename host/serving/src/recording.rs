@@ -113,7 +113,7 @@ impl LiveRevision {
             predicted: None,
             score: None,
         };
-        recorder.record(prediction, spec);
+        recorder.record(prediction, request.body.bytes(), spec);
     }
 }
 

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use berth_monitor::{End, Exposed, Observations, Sum, Value};
-use berth_plugin::{Body, Reply, Request};
-use berth_tensor::NamedTensor;
+use berth_plugin::{Reply, Request};
 use tokio::runtime::Handle;
 
 use crate::compare::{Difference, OTHER};
@@ -100,7 +99,7 @@ impl Shadows {
     ) {
         // Only what was answered can be compared with.
         let Ok(live) = ended.result else { return };
-        let bytes = size(&ended.request.body) + answered(live);
+        let bytes = ended.request.body.bytes() + live.bytes();
         let mut queue = self.queue();
         if queue.waiting.len() >= COPIES || queue.bytes + bytes > BYTES {
             drop(queue);
@@ -235,21 +234,6 @@ impl Copy {
             Watched::Variants => self.target.routed().map(|routed| routed.observations()),
         }
     }
-}
-
-fn size(body: &Body) -> usize {
-    match body {
-        Body::Bytes { bytes, .. } => bytes.len(),
-        Body::Tensors(tensors) => all(tensors),
-    }
-}
-
-fn answered(reply: &Reply) -> usize {
-    all(&reply.tensors) + reply.parts.iter().map(|part| part.len()).sum::<usize>()
-}
-
-fn all(tensors: &[NamedTensor]) -> usize {
-    tensors.iter().map(|named| named.tensor.data().len()).sum()
 }
 
 /// The time that all threads of this process have had on a core; nothing where the system does not say.

@@ -52,8 +52,8 @@ impl BinaryOutputs {
 }
 
 /// Reads the body of an inference request, the first `json` bytes of which are JSON; the data of
-/// inputs that have a `binary_data_size` follow, in the order of the inputs, and are not copied.
-/// Unknown members are passed over.
+/// inputs that have a `binary_data_size` follow, in the order of the inputs, and are not copied where they
+/// are half of the body or more. Unknown members are passed over.
 pub fn decode_infer(body: &Bytes, json: usize) -> Result<InferRequest, OipError> {
     let Some((head, _)) = body.split_at_checked(json) else {
         let problem = format!("{json} bytes of JSON are announced, the body has {}", body.len());
@@ -63,7 +63,10 @@ pub fn decode_infer(body: &Bytes, json: usize) -> Result<InferRequest, OipError>
         at: error.valid_up_to(),
         problem: "the body is not UTF-8".into(),
     })?;
-    let mut rest = Rest { data: body.slice(json..), wrong_input: None };
+    let data = body.slice(json..);
+    // Whoever keeps a tensor keeps the body that it is a part of: little of a long one is taken out.
+    let data = if data.len() < json { Bytes::copy_from_slice(&data) } else { data };
+    let mut rest = Rest { data, wrong_input: None };
     request(&mut Scanner::new(text), &mut rest).map_err(|fault| match (fault, rest.wrong_input) {
         (Fault::Syntax { at, problem }, _) => OipError::Malformed { at, problem },
         (Fault::Value(problem), Some(name)) => OipError::Input { name, problem },

@@ -90,14 +90,15 @@ impl Recorder {
         Ok(Self { queue, waiting, most, folder, alone, keep, _tidying: tidying })
     }
 
-    /// Takes a prediction to be recorded as its endpoint declares, or drops and counts it when too much
-    /// waits already.
-    pub fn record(&self, prediction: Prediction, spec: &Arc<PredictionsSpec>) {
+    /// Takes a prediction to be recorded as its endpoint declares, whose request came with `sent` bytes, or
+    /// drops and counts it when too much waits already.
+    pub fn record(&self, mut prediction: Prediction, sent: usize, spec: &Arc<PredictionsSpec>) {
         let bytes = prediction.bytes();
         if self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes > self.most {
             self.waiting.fetch_sub(bytes, Ordering::Relaxed);
             return dropped(&prediction.endpoint, "full", 1);
         }
+        prediction.take_apart(sent);
         let message = Message::Record(Box::new(prediction), Arc::clone(spec), bytes);
         // The thread ends after this does.
         let _ = self.queue.send(message);

@@ -12,6 +12,9 @@ use super::spec::{Kept, PredictionsSpec};
 /// What a field of a body is called: among what is recorded and what is redacted.
 pub const BODY: &str = "body";
 
+/// What a connection's buffer is not much larger than, in bytes.
+const BUFFER: usize = 256 << 10;
+
 /// A prediction that came to its end.
 #[derive(Clone, Debug, Default)]
 pub struct Prediction {
@@ -81,6 +84,14 @@ impl Content {
         }
     }
 
+    /// The tensor's data, or the body.
+    fn data(&self) -> &Bytes {
+        match self {
+            Self::Tensor(named) => named.tensor.data(),
+            Self::Body { bytes, .. } => bytes,
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Tensor(named) => named.tensor.data().len() + named.name.len(),
@@ -111,6 +122,18 @@ impl Prediction {
             + self.reason.len()
             + attributes.sum::<usize>()
             + contents.sum::<usize>()
+    }
+
+    /// Has it hold little more than its size, where `sent` bytes came with its request: what came in one
+    /// piece holds the buffer of its connection, and an answer that is an input all inputs.
+    pub(crate) fn take_apart(&mut self, sent: usize) {
+        let inputs = self.inputs.iter_mut().map(|part| (part, BUFFER));
+        let outputs = self.outputs.iter_mut().map(|part| (part, BUFFER.max(sent / 2)));
+        for (part, below) in inputs.chain(outputs) {
+            if part.data().len() < below {
+                part.apart();
+            }
+        }
     }
 
     /// Leaves what the endpoint declares, once what was predicted is known.
@@ -232,5 +255,34 @@ pub fn numbers(tensor: &Tensor) -> Vec<f64> {
         DataType::Fp32 => of(data, |bytes| f64::from(f32::from_le_bytes(bytes))),
         DataType::Fp64 => of(data, f64::from_le_bytes),
         DataType::Bytes => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_holds_little_more_than_itself() {
+        const MIB: usize = 1 << 20;
+        let part = |whole: &Bytes, bytes: usize| {
+            let data = whole.slice(..bytes);
+            let tensor = Tensor::new(DataType::Uint8, vec![bytes as u64], data).unwrap();
+            Content::Tensor(NamedTensor { name: "x".into(), tensor })
+        };
+        let body = Bytes::from(vec![0; 9 * MIB]);
+        // What was sent, what is kept of it and of the answer, and whether that is a copy.
+        for (sent, input, output, copied) in [
+            (9 * MIB, 5 * MIB, 5 * MIB, [false, false]),
+            (9 * MIB, 5 * MIB, 4 * MIB, [false, true]),
+            (MIB / 8, MIB / 8, MIB / 16, [true, true]),
+        ] {
+            let (inputs, outputs) = (vec![part(&body, input)], vec![part(&body, output)]);
+            let mut row = Prediction { inputs, outputs, ..Prediction::default() };
+            row.take_apart(sent);
+            let is_copy = |part: &Content| part.data().as_ptr() != body.as_ptr();
+            assert_eq!([is_copy(&row.inputs[0]), is_copy(&row.outputs[0])], copied, "{input}");
+            assert_eq!([row.inputs[0].data().len(), row.outputs[0].data().len()], [input, output]);
+        }
     }
 }

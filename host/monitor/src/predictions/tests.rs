@@ -124,7 +124,7 @@ fn columns_of_one_name_and_two_kinds_are_in_two_files() {
     let spec = std::sync::Arc::new(spec);
     let kinds = [DataType::Fp32, DataType::Int64, DataType::Fp32, DataType::Uint8];
     let rows: Vec<_> = (0..).zip(kinds).map(|(n, kind)| row(NINE, n, kind)).collect();
-    rows.iter().for_each(|row| recorder.record(row.clone(), &spec));
+    rows.iter().for_each(|row| recorder.record(row.clone(), 0, &spec));
     // Found before they are on the disk, and there.
     assert_eq!(recorder.find("e", &HashSet::from([rows[1].id, 7])).unwrap().len(), 1);
     recorder.flush();

@@ -344,6 +344,24 @@ fn data_as_they_are_follow_in_the_order_of_the_inputs() {
 }
 
 #[test]
+fn a_little_of_a_long_body_does_not_keep_all_of_it() {
+    for (padding, shares) in [(0, true), (3000, true), (5000, false)] {
+        let padding = "x".repeat(padding);
+        let head = format!(
+            r#"{{"parameters": {{"padding": "{padding}"}}, "inputs": [
+            {{"name": "x", "shape": [2000], "datatype": "UINT8", "parameters": {{"binary_data_size": 2000}}}},
+            {{"name": "y", "shape": [2000], "datatype": "UINT8", "parameters": {{"binary_data_size": 2000}}}}]}}"#
+        );
+        let body = Bytes::from([head.as_bytes(), &[7; 4000]].concat());
+        let request = decode_infer(&body, head.len()).unwrap();
+        let of_body =
+            |input: &NamedTensor| body.as_ptr_range().contains(&input.tensor.data().as_ptr());
+        assert!(request.inputs.iter().all(|input| of_body(input) == shares), "{}", padding.len());
+        assert!(request.inputs.iter().all(|input| input.tensor.data()[..] == [7; 2000]));
+    }
+}
+
+#[test]
 fn data_that_do_not_fit_their_head_are_refused() {
     let check = |input: &str, data: &[u8], problem: &str| {
         let head = format!(r#"{{"inputs": [{{"name": "x", {input}}}]}}"#);
