@@ -5,7 +5,7 @@ use berth_statistics::{Alpha, Effect, Verdict};
 use serde::Deserialize;
 
 use crate::evidence::{self, Metric, Values};
-use crate::guardrails::check_slice;
+use crate::guardrails::{Baseline, check_slice};
 
 /// Between what the mean of a metric must stay.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -75,11 +75,32 @@ impl Bound {
         self.metric.observed(observation, arm, self.slice.as_slice())
     }
 
+    /// Whether it compares the next revision with the live one.
+    pub(crate) fn compares(&self) -> bool {
+        self.max_fall.is_some() || self.max_rise.is_some()
+    }
+
+    /// Whether the next revision may differ from the live one by nothing.
+    pub(crate) fn without_margin(&self) -> bool {
+        [self.max_fall, self.max_rise].into_iter().flatten().any(|margin| margin <= 0.0)
+    }
+
+    /// Whether there is so much of the live revision that as much again of the next, if that were the
+    /// same, would tell it from one that is worse by half of what is allowed.
+    pub(crate) fn told(&self, live: &Values, alpha: Alpha) -> bool {
+        [self.max_fall, self.max_rise].into_iter().flatten().all(|margin| {
+            let Some(effect) = self.effect(margin) else { return true };
+            let interval = evidence::difference(live, live, alpha, effect).interval;
+            interval.at_most(margin / 2.0) == Verdict::Holds
+        })
+    }
+
     /// What is found of each of its limits, and what it goes by.
     pub(crate) fn findings(
         &self,
         live: &Values,
         next: &Values,
+        baseline: Baseline,
         alpha: Alpha,
     ) -> Vec<(Verdict, String)> {
         let name = match &self.slice {
@@ -110,11 +131,12 @@ impl Bound {
                 false => (interval.at_most(margin), "more"),
             };
             let text = format!(
-                "{name} is {} and {} of the live revision, at most {margin} {words} is right",
+                "{name} is {} and {} of the live revision{}, at most {margin} {words} is right",
                 of(next),
-                of(live)
+                of(live),
+                baseline.words()
             );
-            findings.push((verdict, text));
+            findings.push((baseline.verdict(verdict, [live.units(), next.units()]), text));
         }
         findings
     }
@@ -157,7 +179,8 @@ mod tests {
     #[test]
     fn bounds_hold_and_break_by_evidence() {
         let check = |text: &str, live: Values, next: Values, expected| {
-            let findings = bound(text).findings(&live, &next, Alpha::new(0.01).unwrap());
+            let findings =
+                bound(text).findings(&live, &next, Baseline::Beside, Alpha::new(0.01).unwrap());
             assert_eq!(findings[0].0, expected, "{text}: {findings:?}");
         };
         let none = Values::default();
@@ -190,7 +213,8 @@ mod tests {
     #[test]
     fn what_is_found_is_said() {
         let alpha = Alpha::new(0.01).unwrap();
-        let said = |text: &str, next| bound(text).findings(&values(10, 0.5, 0.1), &next, alpha);
+        let live = values(10, 0.5, 0.1);
+        let said = |text: &str, next| bound(text).findings(&live, &next, Baseline::Beside, alpha);
         let least = r#"{"metric": "metric:c", "slice": "segment=vip", "min": 0.6}"#;
         let found = said(least, values(30, 0.123456, 0.1));
         assert_eq!(found[0].1, "metric:c of segment=vip is 0.1235 in 30, at least 0.6 is right");

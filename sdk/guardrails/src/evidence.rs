@@ -154,7 +154,7 @@ pub struct Values {
     /// The sum of their squares.
     pub squares: f64,
     /// How many of them tell as much as one would if each were of another unit: 1 or more.
-    #[serde(skip)]
+    #[serde(default)]
     pub alike: f64,
 }
 

@@ -4,7 +4,7 @@
 //! passes, and with little of it nothing is decided but what is plain.
 
 use berth_sdk::{ConfigError, Observe};
-use berth_statistics::{Alpha, Effect, Proportion, Verdict, sequential};
+use berth_statistics::{Alpha, Effect, Interval, Proportion, Verdict, sequential};
 use serde::{Deserialize, Serialize};
 
 use crate::assignment;
@@ -82,8 +82,21 @@ pub struct Counts {
     pub slow: u64,
     /// How many requests tell as much as one would if each were of another unit: 1 or more. The worst
     /// case, in which all requests of a unit come to the same.
-    #[serde(skip)]
+    #[serde(default)]
     pub alike: f64,
+}
+
+/// When the live revision had the requests that the next one's are compared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Baseline {
+    /// At the same time.
+    #[default]
+    Beside,
+    /// Before, when it still had a share.
+    Before {
+        /// Whether the next revision had one too, and kept to all guardrails beside it.
+        kept: bool,
+    },
 }
 
 /// What guardrails look at, of two arms: the live one and the next.
@@ -98,6 +111,9 @@ pub struct Evidence {
     /// How likely units fall to arms as they did, when they do by the shares.
     #[serde(skip)]
     pub assignment: Option<f64>,
+    /// When what is there of the live one came.
+    #[serde(skip)]
+    pub baseline: Baseline,
 }
 
 /// Whether an arm keeps to its guardrails.
@@ -187,6 +203,7 @@ impl Guardrails {
                 .map(|bound| arms.map(|arm| bound.observed(observation, arm)))
                 .collect(),
             assignment: assignment::by_expectation(observation, arms[1]),
+            baseline: Baseline::Beside,
         }
     }
 
@@ -233,6 +250,37 @@ impl Guardrails {
         })
     }
 
+    /// Whether any of them compares the next revision with the live one.
+    pub fn compare(&self) -> bool {
+        self.max_error_increase.is_some() || self.bounds.iter().any(Bound::compares)
+    }
+
+    /// The key of the first that allows the next revision nothing beside the live one.
+    pub(crate) fn without_margin(&self) -> Option<String> {
+        let whole = self.max_error_increase.filter(|most| *most <= 0.0);
+        let bound = || self.bounds.iter().position(Bound::without_margin);
+        whole
+            .map(|_| "max_error_increase".to_owned())
+            .or_else(|| Some(format!("bounds[{}]", bound()?)))
+    }
+
+    /// Whether there is enough of the live revision for all that is compared with it later, when it
+    /// has no share any more: as much again of the next, if that were the same, would tell it from
+    /// one that is worse by half of what is allowed. None when there is; else what is missing.
+    pub fn too_little(&self, evidence: &Evidence) -> Option<String> {
+        let alpha = self.alpha().ok()?;
+        let [live, _] = &evidence.whole;
+        let whole = self.max_error_increase.filter(|most| {
+            error_increase(live, live, most / 2.0, alpha).at_most(most / 2.0) != Verdict::Holds
+        });
+        if whole.is_some() || live.requests < self.min_requests {
+            return Some(format!("{} requests of the live revision", live.requests));
+        }
+        let mut bounds = self.bounds.iter().zip(&evidence.bounds);
+        let (bound, [live, _]) = bounds.find(|(bound, [live, _])| !bound.told(live, alpha))?;
+        Some(format!("{} values of {} of the live revision", live.count, bound.metric.name()))
+    }
+
     /// What is found of each guardrail, and what it goes by.
     fn findings(&self, evidence: &Evidence, alpha: Alpha) -> Vec<(Verdict, String)> {
         let [live, next] = &evidence.whole;
@@ -240,21 +288,19 @@ impl Guardrails {
         let whole = [Some(self.max_error_rate), slow, self.max_refused_rate];
         let mut findings = self.rates(next, whole, "", alpha);
         if let Some(most) = self.max_error_increase {
-            let (before, after) = (live.of(live.errors), next.of(next.errors));
             // Valid as long as shares stand still, as they do in a step.
-            let interval = match Effect::new(most) {
-                Ok(margin) => sequential::guardrail(before, after, margin, alpha).interval,
-                Err(_) => sequential::proportions_exact(before, after, alpha).interval,
-            };
+            let verdict = error_increase(live, next, most, alpha).at_most(most);
+            let units = [live, next].map(|counts| counts.of(0).trials);
             let text = format!(
-                "{} of {} requests failed and {} of {} of the live revision, at most {} % more may",
+                "{} of {} requests failed and {} of {} of the live revision{}, at most {} % more may",
                 next.errors,
                 next.requests,
                 live.errors,
                 live.requests,
+                evidence.baseline.words(),
                 percent(most)
             );
-            findings.push((interval.at_most(most), text));
+            findings.push((evidence.baseline.verdict(verdict, units), text));
         }
         for (floor, [_, next]) in self.slices.iter().zip(&evidence.slices) {
             let limits = [floor.max_error_rate, floor.max_slow_rate, floor.max_refused_rate];
@@ -262,7 +308,7 @@ impl Guardrails {
             findings.extend(self.rates(next, limits, &of, alpha));
         }
         for (bound, [live, next]) in self.bounds.iter().zip(&evidence.bounds) {
-            findings.extend(bound.findings(live, next, alpha));
+            findings.extend(bound.findings(live, next, evidence.baseline, alpha));
         }
         findings
     }
@@ -298,6 +344,36 @@ impl Guardrails {
     }
 }
 
+/// By how much more of the next revision's requests fail.
+fn error_increase(live: &Counts, next: &Counts, margin: f64, alpha: Alpha) -> Interval {
+    let (before, after) = (live.of(live.errors), next.of(next.errors));
+    match Effect::new(margin) {
+        Ok(margin) => sequential::guardrail(before, after, margin, alpha).interval,
+        Err(_) => sequential::proportions_exact(before, after, alpha).interval,
+    }
+}
+
+impl Baseline {
+    /// What a comparison comes to, with so many units of the live revision and of the next.
+    ///
+    /// Of the live revision there is no more to come. So where the next one has shown beside it that
+    /// it keeps to all, and has as many units as that again, what is not plainly broken is kept.
+    pub(crate) fn verdict(self, found: Verdict, [live, next]: [u64; 2]) -> Verdict {
+        let enough = live > 0 && next >= live;
+        match (self, found) {
+            (Self::Before { kept: true }, Verdict::Inconclusive) if enough => Verdict::Holds,
+            _ => found,
+        }
+    }
+
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Beside => "",
+            Self::Before { .. } => " before",
+        }
+    }
+}
+
 /// Refuses what is no name of a slice.
 pub(crate) fn check_slice(key: &str, slice: &str) -> Result<(), ConfigError> {
     match slice.split_once('=') {
@@ -329,6 +405,22 @@ impl Evidence {
             slices: slices.map(|(at, now)| counts(now, before.slices.get(at))).collect(),
             bounds: bounds.map(|(at, now)| values(now, before.bounds.get(at))).collect(),
             assignment: self.assignment,
+            baseline: self.baseline,
+        }
+    }
+
+    /// The next revision's, with what the live one had before.
+    #[must_use]
+    pub fn after(&self, live: &Self, kept: bool) -> Self {
+        let counts = |[_, next]: [Counts; 2], [live, _]: [Counts; 2]| [live, next];
+        let slices = self.slices.iter().zip(&live.slices);
+        let bounds = self.bounds.iter().zip(&live.bounds);
+        Self {
+            whole: counts(self.whole, live.whole),
+            slices: slices.map(|(next, live)| counts(*next, *live)).collect(),
+            bounds: bounds.map(|([_, next], [live, _])| [*live, *next]).collect(),
+            assignment: self.assignment,
+            baseline: Baseline::Before { kept },
         }
     }
 }

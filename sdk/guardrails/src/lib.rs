@@ -13,5 +13,5 @@ pub mod steps;
 
 pub use bounds::Bound;
 pub use evidence::{Better, Metric, Values};
-pub use guardrails::{Counts, Evidence, Floor, Guardrails, Judgement};
+pub use guardrails::{Baseline, Counts, Evidence, Floor, Guardrails, Judgement};
 pub use steps::{LIVE, NEXT, Steps, rolls_out, two_revisions};

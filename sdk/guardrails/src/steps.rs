@@ -15,7 +15,7 @@ pub const NEXT: u32 = 1;
 const STEPS: usize = 100;
 
 /// The layout of [`Progress`].
-const SCHEMA: &str = "steps-2";
+const SCHEMA: &str = "steps-3";
 
 /// How often at least to look at the guardrails, in milliseconds.
 const LOOK: u64 = 10_000;
@@ -52,6 +52,9 @@ struct Progress {
     since_ms: u64,
     /// What had been observed when the step began.
     before: Evidence,
+    /// What the live revision had before, in a step in which it has no share: in the last one in
+    /// which it did, or before the first.
+    live: Option<Evidence>,
 }
 
 /// What is seen.
@@ -84,7 +87,14 @@ impl Steps {
         if last < 1.0 {
             return Err(ConfigError::new(key, "the last step is 100: give it"));
         }
-        self.guardrails.check("guardrails")
+        self.guardrails.check("guardrails")?;
+        match self.guardrails.without_margin().filter(|_| self.switches()) {
+            None => Ok(()),
+            Some(name) => Err(ConfigError::new(
+                format!("guardrails.{name}"),
+                "a switch of all traffic is compared with what the live revision had before, which never shows a difference of 0: give a margin above 0, or use a policy with steps",
+            )),
+        }
     }
 
     /// Decides on the next revision's share.
@@ -119,12 +129,25 @@ impl Steps {
                 evaluation.plan = Plan::empty(SCHEMA);
                 return evaluation;
             }
-            return self.step(0, seen);
+            if self.switches() && self.guardrails.compare() {
+                if let Some(found) = self.guardrails.too_little(&seen.evidence) {
+                    let why = format!("waiting for what to compare with: {found} so far");
+                    let mut evaluation = Evaluation::moving(0.0, Phase::Progressing, why);
+                    evaluation.plan = Plan::empty(SCHEMA);
+                    evaluation.next_tick_ms = Some(self.look());
+                    return evaluation;
+                }
+            }
+            return self.step(0, seen, &seen.evidence);
         };
         // A newer configuration may have fewer steps.
         progress.step = progress.step.min(self.shares.len() - 1);
         let (step, steps) = (progress.step + 1, self.shares.len());
-        let judged = self.guardrails.judge(&seen.evidence.since(&progress.before));
+        let came = seen.evidence.since(&progress.before);
+        let judged = self.guardrails.judge(&match &progress.live {
+            Some(live) => came.after(live, !self.switches()),
+            None => came.clone(),
+        });
         let lasts_ms = seen.now_ms.saturating_sub(progress.since_ms);
         let (phase, why) = match judged {
             Judgement::Fail(why) => {
@@ -138,7 +161,7 @@ impl Steps {
             Judgement::Hold(why) => (Phase::Progressing, why),
             Judgement::Pass if lasts_ms >= self.interval_ms => {
                 if step < steps {
-                    return self.step(step, seen);
+                    return self.step(step, seen, &came);
                 }
                 (Phase::Succeeded, "the guardrails have held".to_owned())
             }
@@ -147,9 +170,24 @@ impl Steps {
         self.at(progress, phase, &why)
     }
 
-    /// Begins a step.
-    fn step(&self, step: usize, seen: &Seen) -> Evaluation {
-        let progress = Progress { step, since_ms: seen.now_ms, before: seen.evidence.clone() };
+    /// Whether the live revision has no share as soon as the next one has some.
+    fn switches(&self) -> bool {
+        self.shares[0] >= 1.0
+    }
+
+    /// How often to look.
+    fn look(&self) -> u64 {
+        (self.interval_ms / 10).min(LOOK)
+    }
+
+    /// Begins a step, with what `came` in the one before.
+    fn step(&self, step: usize, seen: &Seen, came: &Evidence) -> Evaluation {
+        let progress = Progress {
+            step,
+            since_ms: seen.now_ms,
+            before: seen.evidence.clone(),
+            live: (self.shares[step] >= 1.0).then(|| came.clone()),
+        };
         let why = if step == 0 { "the next revision is ready" } else { "the guardrails have held" };
         self.at(progress, Phase::Progressing, why)
     }
@@ -160,7 +198,7 @@ impl Steps {
         let message = format!("step {step} of {steps}, {} %: {why}", percent(share));
         let mut evaluation = Evaluation::moving(share, phase, message);
         evaluation.plan = Plan::keep(SCHEMA, &progress);
-        evaluation.next_tick_ms = Some((self.interval_ms / 10).min(LOOK));
+        evaluation.next_tick_ms = Some(self.look());
         evaluation
     }
 }
@@ -168,6 +206,7 @@ impl Steps {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evidence::Values;
     use crate::guardrails::Counts;
 
     fn steps() -> Steps {
@@ -229,6 +268,108 @@ mod tests {
             (seen(1000, true, 120, 91), 0.5, Phase::Progressing, "step 2 of 3"),
             (seen(1001, true, 130, 101), 0.0, Phase::Failed, "10 of 10 requests failed"),
         ]);
+    }
+
+    /// Guardrails that compare, and a look at both: requests and failures of the live revision and
+    /// of the next, rewards of each, of which a part are 1.
+    fn comparing(shares: &[f64]) -> Steps {
+        let guardrails = serde_json::from_str(
+            r#"{"max_error_rate": 0.5, "min_requests": 10, "max_error_increase": 0.1,
+                "bounds": [{"metric": "reward", "max_fall": 0.1}]}"#,
+        );
+        Steps { shares: shares.to_vec(), interval_ms: 1000, guardrails: guardrails.unwrap() }
+    }
+
+    fn both(now_ms: u64, of: [(u64, u64, f64); 2]) -> Seen {
+        let counts =
+            of.map(|(requests, errors, _)| Counts { requests, errors, ..Counts::default() });
+        let values = of.map(|(count, _, part)| {
+            let sum = (count as f64 * part).round();
+            Values { count, sum, squares: sum, alike: 1.0 }
+        });
+        let evidence = Evidence { whole: counts, bounds: vec![values], ..Evidence::default() };
+        Seen { now_ms, ready: true, evidence }
+    }
+
+    #[track_caller]
+    fn check_both(shares: &[f64], story: &[(u64, [(u64, u64, f64); 2], f64, Phase, &str)]) {
+        let mut progress = None;
+        for (at, (now_ms, of, share, phase, part)) in story.iter().enumerate() {
+            let evaluation = comparing(shares).decide(progress, &both(*now_ms, *of));
+            let Evaluation { arms, message, plan, .. } = &evaluation;
+            assert_eq!((arms[1].weight, evaluation.phase), (*share, *phase), "{at}: {message}");
+            assert!(message.contains(part), "{at}: {message}");
+            progress = (!plan.data.is_empty()).then(|| plan.read(SCHEMA).unwrap());
+        }
+    }
+
+    #[test]
+    fn without_a_live_share_the_next_is_compared_with_what_was_before() {
+        let (none, two) = ((0, 0, 0.0), (2000, 20, 0.5));
+        let go_on = Phase::Progressing;
+        let begun = (0, [none, none], 0.5, go_on, "step 1");
+        let last = (1000, [two, two], 1.0, go_on, "step 2 of 2, 100 %: the guardrails have held");
+        // The live revision has nothing more, the next has 50 more and then 2000.
+        check_both(
+            &[0.5, 1.0],
+            &[
+                begun,
+                last,
+                (1500, [two, (2050, 20, 0.5)], 1.0, go_on, "which decides nothing yet"),
+                (2500, [two, (2050, 20, 0.5)], 1.0, Phase::Holding, "of the live revision before"),
+                (3000, [two, (4000, 40, 0.5)], 1.0, Phase::Succeeded, "have held"),
+            ],
+        );
+        // Too little for the margin, but as much as beside each other, and nothing is broken.
+        let less = (2600, [two, (4100, 40, 0.49)], 1.0, Phase::Succeeded, "have held");
+        check_both(&[0.5, 1.0], &[begun, last, less]);
+        check_both(&[0.5, 1.0], &[begun, last, (1100, [two, two], 1.0, go_on, "0 of 10 requests")]);
+        let why = "0.325 in 4000 and 0.5 in 2000 of the live revision before";
+        let worse = (1100, [two, (6000, 20, 0.3833)], 0.0, Phase::Failed, why);
+        check_both(&[0.5, 1.0], &[begun, last, worse]);
+        let failing = (
+            1100,
+            [two, (3000, 520, 0.5)],
+            0.0,
+            Phase::Failed,
+            "500 of 1000 requests failed and 20 of 2000 of the live revision before",
+        );
+        check_both(&[0.5, 1.0], &[begun, last, failing]);
+        // One switch: first as much of the live revision as a comparison takes.
+        let wait = |now_ms, live, part| (now_ms, [live, none], 0.0, go_on, part);
+        let (few, many) = ((300, 3, 0.5), (9000, 90, 0.5));
+        let switched = (9000, [many, none], 1.0, go_on, "step 1 of 1, 100 %");
+        check_both(
+            &[1.0],
+            &[
+                wait(0, none, "waiting for what to compare with: 0 requests of the live revision"),
+                wait(1000, few, "300 values of reward of the live revision so far"),
+                switched,
+                (9500, [many, (20, 0, 0.5)], 1.0, go_on, "of the live revision before"),
+                (10_000, [many, (5000, 50, 0.5)], 1.0, Phase::Succeeded, "have held"),
+            ],
+        );
+        let worse = (9500, [many, (5000, 50, 0.3)], 0.0, Phase::Failed, "0.5 in 9000 of the live");
+        check_both(&[1.0], &[switched, worse]);
+    }
+
+    #[test]
+    fn a_switch_needs_a_margin() {
+        for (shares, text, key) in [
+            (&[1.0][..], r#"{"max_error_increase": 0.01}"#, ""),
+            (&[0.5, 1.0], r#"{"max_error_increase": 0.0}"#, ""),
+            (&[1.0], r#"{"max_error_increase": 0.0}"#, "guardrails.max_error_increase"),
+            (
+                &[1.0],
+                r#"{"bounds": [{"metric": "reward", "max_fall": 0.0, "effect": 0.1}]}"#,
+                "guardrails.bounds[0]",
+            ),
+        ] {
+            let guardrails = serde_json::from_str(text).unwrap();
+            let steps = Steps { shares: shares.to_vec(), guardrails, ..steps() };
+            let found = steps.check("steps").err().map_or(String::new(), |error| error.key);
+            assert_eq!(found, key, "{text}");
+        }
     }
 
     #[test]
