@@ -338,5 +338,6 @@ fn free(folder: &Path) -> io::Result<u64> {
     }
     // SAFETY: the call has succeeded, so that it has written it.
     let found = unsafe { found.assume_init() };
+    #[allow(clippy::unnecessary_cast, reason = "not every system has these numbers of 64 bits")]
     Ok(found.f_bavail as u64 * found.f_frsize as u64)
 }

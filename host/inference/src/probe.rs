@@ -124,10 +124,12 @@ pub(crate) struct Seen {
     properties: Vec<(String, String)>,
     symbols: BTreeMap<String, Vec<String>>,
     leading: Result<(), String>,
-    /// Of each input that it was run on: datatype, shape and content of its outputs; none where it does
-    /// not run on that.
-    answers: Vec<Option<Vec<(DataType, Vec<u64>, Digest)>>>,
+    /// Of each input that it was run on; none where it does not run on that.
+    answers: Vec<Option<Contents>>,
 }
+
+/// Datatype, shape and content of a model's outputs.
+type Contents = Vec<(DataType, Vec<u64>, Digest)>;
 
 /// What dimensions that vary are in turn, until a model has run on two of them.
 const SEEN: [u64; 3] = [1, 2, 16];
