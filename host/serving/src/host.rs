@@ -273,8 +273,14 @@ impl Host {
         let admission = &self.workshop.admission;
         let idle = admission.requests.available_permits() == self.options.max_requests;
         if !expired.is_empty() || (idle && sweeps.is_multiple_of(TRIM)) {
-            drop(expired);
-            give_memory_back();
+            // Takes milliseconds of a core.
+            let freed = self.workshop.runtime.aside(|| {
+                drop(expired);
+                give_memory_back();
+            });
+            if let Err(error) = freed {
+                tracing::warn!("freed memory is not given back now: {error}");
+            }
         }
     }
 
