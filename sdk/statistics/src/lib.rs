@@ -34,6 +34,7 @@
 //! - [`sequential`]: for whoever looks all the time
 //! - [`fixed`]: for one look at a number of units that [`Design`] gives
 //! - [`several`]: several arms, several days
+//! - [`Strata`]: two arms while shares follow what was observed
 //! - [`scores`]: predictions whose labels came
 //! - [`distribution`]: what the others stand on
 
@@ -54,6 +55,7 @@ mod random;
 mod setting;
 #[cfg(test)]
 mod simulation;
+mod strata;
 
 pub use design::Design;
 pub use exposures::{Events, Exposures};
@@ -63,3 +65,4 @@ pub use outcome::{Comparison, Decision, Interval, Verdict};
 pub use posterior::{Posterior, probability_best};
 pub use random::Random;
 pub use setting::{Alpha, Effect, Power, Quantile, SettingError, Share};
+pub use strata::{Strata, Stratified};

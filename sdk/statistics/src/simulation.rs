@@ -4,8 +4,8 @@
 use crate::likelihood::{log_likelihood, log_mixture};
 use crate::{
     Alpha, Buckets, Decision, Design, Effect, Estimate, Events, Exposures, Moments, OffPolicy,
-    Posterior, Power, Proportion, Quantile, Random, Ratio, Share, Verdict, fixed, probability_best,
-    sequential, several,
+    Posterior, Power, Proportion, Quantile, Random, Ratio, Share, Strata, Verdict, fixed,
+    probability_best, sequential, several,
 };
 
 const RUNS: u64 = 10_000;
@@ -275,6 +275,50 @@ fn exact_counts_give_few_false_alarms_at_any_time() {
             sequential::events_log_odds(&stages, 0.0) >= most
         })
     });
+}
+
+/// Looks at two arms in times of 30, with a share that follows what was observed, and rates that
+/// change for both in the middle. What is found by times, and at the end by the sums.
+fn strata_decide(random: &mut Random, rates: [f64; 2], odds: f64) -> [Decision; 2] {
+    let mut strata = Strata::default();
+    let mut sums = [Proportion::default(); 2];
+    let mut found = Decision::Undecided;
+    for time in 0..40 {
+        let rate = rates[usize::from(time >= 20)];
+        let better = odds * rate / (1.0 - rate + odds * rate);
+        let share = if sums[1].rate() > sums[0].rate() { 0.9 } else { 0.1 };
+        let mut new = [Proportion::default(); 2];
+        for _ in 0..30 {
+            let candidate = random.chance(share);
+            let arm = &mut new[usize::from(candidate)];
+            arm.trials += 1;
+            arm.successes += u64::from(random.chance(if candidate { better } else { rate }));
+        }
+        strata.add(new[0], new[1]);
+        for (sum, new) in sums.iter_mut().zip(new) {
+            sum.trials += new.trials;
+            sum.successes += new.successes;
+        }
+        if found == Decision::Undecided {
+            found = strata.decide(1.0, alpha()).decision;
+        }
+    }
+    [found, sequential::proportions_exact(sums[0], sums[1], alpha()).decision]
+}
+
+#[test]
+fn strata_give_few_false_alarms_where_sums_give_many() {
+    for rates in [[0.05, 0.4], [0.3, 0.3], [0.6, 0.2]] {
+        alarms("strata", |random| strata_decide(random, rates, 1.0)[0] != Decision::Undecided);
+    }
+    let mut random = Random::new(1);
+    let mut by_sums = (0..200).map(|_| strata_decide(&mut random, [0.05, 0.4], 1.0)[1]);
+    let wrong = by_sums.by_ref().filter(|&found| found != Decision::Undecided).count();
+    assert!(wrong > 50, "{wrong}");
+    // What differs is found, and never the other way.
+    let mut found = (0..200).map(|_| strata_decide(&mut random, [0.1, 0.3], 4.0)[0]);
+    let higher = found.by_ref().filter(|&found| found == Decision::Higher).count();
+    assert!(higher > 190, "{higher}");
 }
 
 #[test]
