@@ -23,8 +23,8 @@ pub(crate) struct Config {
     pub(crate) epsilon: f64,
     /// Until each arm has so many rewards, all have the same share.
     pub(crate) min_rewards: u64,
-    /// After so long a reward counts half; always in full without.
-    pub(crate) half_life_ms: Option<u64>,
+    /// After so long a reward counts half; with 0, always in full.
+    pub(crate) half_life_ms: u64,
     /// How often shares are set.
     pub(crate) interval_ms: u64,
     /// How often a rollout may end with the one that earns less.
@@ -52,7 +52,7 @@ impl Default for Config {
             floor: 0.05,
             epsilon: 0.1,
             min_rewards: 20,
-            half_life_ms: None,
+            half_life_ms: 86_400_000,
             interval_ms: 10_000,
             alpha: 0.01,
             guardrails: None,
@@ -87,9 +87,6 @@ impl Config {
         if self.min_rewards < 2 {
             return wrong("min_rewards", "use 2 or more: one reward tells nothing".into());
         }
-        if self.half_life_ms == Some(0) {
-            return wrong("half_life_ms", "use 1 or more, or leave it out".into());
-        }
         if let Err(error) = Alpha::new(self.alpha) {
             return wrong("alpha", error.to_string());
         }
@@ -97,6 +94,10 @@ impl Config {
             Some(_) if !rolls_out(&arms) => wrong(
                 "guardrails",
                 "they are for the next revision of a rollout: here, leave them out".into(),
+            ),
+            Some(guardrails) if guardrails.compare() => wrong(
+                "guardrails",
+                "shares follow what is earned, and revisions are compared by that alone: leave out `max_error_increase`, `max_fall` and `max_rise`, or use canary or ab-test, whose shares stand still".into(),
             ),
             Some(guardrails) => guardrails.check("guardrails"),
             None => Ok(()),
@@ -125,7 +126,10 @@ mod tests {
         check(r#"{"floor": -0.1}"#, two, "floor");
         check(r#"{"epsilon": 1.5}"#, two, "epsilon");
         check(r#"{"min_rewards": 1}"#, two, "min_rewards");
-        check(r#"{"half_life_ms": 0}"#, two, "half_life_ms");
+        check(r#"{"half_life_ms": 0}"#, two, "");
+        check(r#"{"guardrails": {"max_error_increase": 0.01}}"#, two, "guardrails");
+        let fall = r#"{"guardrails": {"bounds": [{"metric": "reward", "max_fall": 0.1}]}}"#;
+        check(fall, two, "guardrails");
         check(r#"{"alpha": 0}"#, two, "alpha");
         check(r#"{"method": "ucb"}"#, two, "method");
         check(r#"{"metric": "clicks"}"#, two, "metric");

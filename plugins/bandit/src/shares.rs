@@ -3,13 +3,13 @@
 use berth_guardrails::bounds::number;
 use berth_guardrails::{Judgement, LIVE, NEXT, Values, rolls_out};
 use berth_sdk::{Evaluation, Observe, Phase, Plan, PolicyError};
-use berth_statistics::{Alpha, Decision, Posterior, Proportion, probability_best, sequential};
+use berth_statistics::{Alpha, Decision, Posterior, Proportion, Strata, probability_best};
 
 use crate::config::{Config, Method};
 use crate::earned::Earned;
 
 /// The layout of [`Earned`].
-const SCHEMA: &str = "bandit-1";
+const SCHEMA: &str = "bandit-2";
 
 /// Shares are told apart by a ten-thousandth, as the host draws.
 const STEPS: f64 = 10_000.0;
@@ -34,18 +34,13 @@ pub(crate) fn evaluate(
     }
     let all: Vec<Values> =
         (0..arms.len() as u32).map(|arm| config.metric.observed(observation, arm, &[])).collect();
-    let (values, plan) = match config.half_life_ms {
-        None => (all.clone(), Plan::empty(SCHEMA)),
-        Some(half_life_ms) => {
-            earned.go_on(observation.now_ms(), half_life_ms, &all);
-            (earned.values(&all), Plan::keep(SCHEMA, &earned))
-        }
-    };
+    earned.go_on(observation.now_ms(), config.half_life_ms, &all);
+    let values = earned.values(&all);
     let posteriors = posteriors(config, &values);
     let (shares, words) = shares(config, &arms, &values, &posteriors);
     let mut evaluation = Evaluation::standing(&shares);
     evaluation.message = format!("{}: {words}", said(config, &arms, &values));
-    evaluation.plan = plan;
+    evaluation.plan = Plan::keep(SCHEMA, &earned);
     evaluation.next_tick_ms = Some(config.interval_ms);
     for (at, arm) in arms.iter().enumerate() {
         evaluation.attributes.push((format!("mean.{arm}"), values[at].mean().to_string()));
@@ -57,7 +52,7 @@ pub(crate) fn evaluate(
     }
     if rollout {
         evaluation.phase = Phase::Progressing;
-        let (phase, why) = ended(config, observation, &all);
+        let (phase, why) = ended(config, observation, &all, &earned.strata);
         if let Some(phase) = phase {
             let share = if phase == Phase::Succeeded { 1.0 } else { 0.0 };
             let attributes = evaluation.attributes;
@@ -169,6 +164,7 @@ fn ended(
     config: &Config,
     observation: &impl Observe,
     values: &[Values],
+    strata: &Strata,
 ) -> (Option<Phase>, String) {
     let mut unsure = None;
     if let Some(guardrails) = &config.guardrails {
@@ -178,14 +174,12 @@ fn ended(
             Judgement::Pass => {}
         }
     }
-    // Shares follow what was observed, and this is right all the same; of other values than 0 and 1
-    // nothing is.
-    let (Some(live), Some(next), Ok(alpha)) =
-        (values[0].rate(), values[1].rate(), Alpha::new(config.alpha))
-    else {
+    let binary = values.iter().all(|values| values.rate().is_some());
+    let Some(alpha) = Alpha::new(config.alpha).ok().filter(|_| binary) else {
         return (None, "values other than 0 and 1 end no rollout: promote or abort it".into());
     };
-    let comparison = sequential::proportions_exact(live, next, alpha);
+    let alike = values.iter().map(|values| values.alike).fold(1.0, f64::max);
+    let comparison = strata.decide(alike, alpha);
     let better = match comparison.decision {
         Decision::Undecided => return (None, String::new()),
         Decision::Higher => config.higher_is_better(),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use berth_sdk::{Measure, Observed, Plan, config};
+use berth_sdk::{Measure, Observed, Phase, Plan, config};
 use berth_statistics::Random;
 
 use crate::config::Config;
@@ -80,9 +80,69 @@ fn it_earns_what_the_best_arm_earns() {
 fn what_changes_is_found_when_old_rewards_fade() {
     let rates = [[0.3, 0.5, 0.3], [0.3, 0.3, 0.5]];
     let (_, fading) = mean(r#"{"half_life_ms": 15000}"#, rates);
-    let (_, lasting) = mean("{}", rates);
+    let (_, lasting) = mean(r#"{"half_life_ms": 0}"#, rates);
     assert!(fading[2] > 0.7, "{fading:?}");
     assert!(fading[2] > lasting[2] + 0.1, "{fading:?} and {lasting:?}");
+}
+
+/// A rollout that looks every ten seconds, of two revisions whose rewards come late with these rates
+/// before and after a third of the time. Where it ends, and the next revision's share at the end.
+fn rollout(rates: [[f64; 2]; 2], text: &str, seed: u64) -> (Phase, f64) {
+    const LOOKS: u64 = 120;
+    let config = config::parse::<Config>(text).unwrap();
+    let mut random = Random::new(seed);
+    let mut observed = Observed::new(&["live", "next"]);
+    let mut late: VecDeque<[(u64, f64); 2]> = VecDeque::new();
+    let mut known = [(0u64, 0.0); 2];
+    let (mut plan, mut share, mut phase) = (None, 0.5, Phase::Progressing);
+    for look in 0..LOOKS {
+        observed.now_ms = look * 10_000;
+        for (arm, (count, sum)) in (0..).zip(known) {
+            observed.put(arm, "reward", None, Measure { count, sum, sum_of_squares: sum });
+        }
+        let evaluation = evaluate(&config, &observed, plan).unwrap();
+        (share, phase) = (evaluation.arms[1].weight, evaluation.phase);
+        if phase != Phase::Progressing {
+            break;
+        }
+        plan = Some(evaluation.plan);
+        let mut new = [(0, 0.0); 2];
+        for _ in 0..REQUESTS {
+            let arm = usize::from(random.chance(share));
+            let rate = rates[usize::from(look >= LOOKS / 3)][arm];
+            new[arm].0 += 1;
+            new[arm].1 += f64::from(u8::from(random.chance(rate)));
+        }
+        late.push_back(new);
+        if late.len() > LATE {
+            for (known, new) in known.iter_mut().zip(late.pop_front().unwrap()) {
+                *known = (known.0 + new.0, known.1 + new.1);
+            }
+        }
+    }
+    (phase, share)
+}
+
+#[test]
+fn what_changes_for_both_ends_no_rollout_and_favours_none() {
+    const SEEDS: u64 = 100;
+    for rates in [[0.05, 0.4], [0.4, 0.05]] {
+        let ended = |seed: &u64| {
+            let (phase, _) = rollout(rates.map(|rate| [rate; 2]), r#"{"alpha": 0.05}"#, *seed);
+            phase != Phase::Progressing
+        };
+        let wrong = (0..SEEDS).filter(ended).count() as f64 / SEEDS as f64;
+        let most = 0.05 + 3.0 * (0.05 * 0.95 / SEEDS as f64).sqrt();
+        assert!(wrong <= most, "{rates:?}: {wrong} ended");
+    }
+    // The better one is found all the same, also by its share alone.
+    for seed in 0..10 {
+        let better = [[0.05, 0.1], [0.3, 0.5]];
+        let (phase, _) = rollout(better, "{}", seed);
+        assert_eq!(phase, Phase::Succeeded, "{seed}");
+        let (_, share) = rollout(better, r#"{"alpha": 1e-300}"#, seed);
+        assert!(share > 0.9, "{seed}: {share}");
+    }
 }
 
 #[test]
