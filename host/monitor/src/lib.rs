@@ -11,6 +11,7 @@
 
 pub mod endpoint;
 pub mod exporter;
+pub mod lately;
 pub mod observations;
 pub mod plugin;
 pub mod predictions;
@@ -23,6 +24,7 @@ pub use endpoint::{
     resident_model_bytes, rollout_ended, rollout_share, routing_shares, shadow_dropped, shadowed,
 };
 pub use exporter::{Exporter, ExporterError};
+pub use lately::Lately;
 pub use observations::{Exposed, Observations, Observed, SLICES};
 pub use plugin::{PluginMetrics, ProcessorMetrics, compiled};
 pub use predictions::recorder::feedback;

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lately::{Lately, LatelyUnits};
 use crate::tally::{Counters, End, Tally};
 use crate::units::{UnitMoments, Units};
 use crate::values::{Names, Sum, Sums, Value};
@@ -45,6 +47,10 @@ pub struct Observed {
     /// the host counts as two.
     #[serde(default)]
     pub units: UnitMoments,
+    /// Sums over units of what each has had since the plan changed, where requests have one: of the
+    /// whole (no name), and of each slice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lately: Vec<(Option<String>, Lately)>,
 }
 
 /// The counters of arms.
@@ -53,6 +59,9 @@ pub struct Observations {
     names: Names,
     arms: Box<[Arm]>,
     units: Units,
+    lately: LatelyUnits,
+    /// The plan has changed since the host was started, so that what was there before is not lately.
+    begun_anew: AtomicBool,
 }
 
 struct Arm {
@@ -103,7 +112,14 @@ impl Observations {
             shadow: OnceLock::new(),
         };
         let arms = before.into_iter().map(arm).collect();
-        Self { names, arms, units: Units::default(), slices }
+        let (units, lately, begun_anew) = <(Units, LatelyUnits, AtomicBool)>::default();
+        Self { names, arms, units, lately, begun_anew, slices }
+    }
+
+    /// The plan has changed: what units have done lately begins anew.
+    pub fn begin_anew(&self) {
+        self.lately.forget();
+        self.begun_anew.store(true, Relaxed);
     }
 
     /// The names of the slices.
@@ -127,8 +143,10 @@ impl Observations {
         let placed = placed.inspect(|&(place, sum)| self.sum(at, place, sum));
         match at.unit {
             Some(unit) => {
+                let placed: Vec<(usize, Sum)> = placed.collect();
                 let drawn = (at.arm, at.propensity.unwrap_or(1.0));
-                self.units.note(unit, drawn, end == End::Failed, placed);
+                self.units.note(unit, drawn, end == End::Failed, &placed);
+                self.lately.note(unit, at, Some(end), &placed);
             }
             None => placed.for_each(drop),
         }
@@ -140,6 +158,7 @@ impl Observations {
         self.sum(at, place, sum);
         if let (Some(unit), Value::Reward) = (at.unit, value) {
             self.units.value(unit, at.arm, place, sum);
+            self.lately.note(unit, at, None, &[(place, sum)]);
         }
     }
 
@@ -152,6 +171,9 @@ impl Observations {
     pub fn total(&self) -> Vec<Observed> {
         let none = Tally::default();
         let mut units = self.units.moments(self.arms.len(), &self.names).into_iter();
+        let mut lately =
+            self.lately.sums(self.arms.len(), self.slices.len(), &self.names).into_iter();
+        let anew = self.begun_anew.load(Relaxed);
         let of = |arm: &Arm| {
             let before = &arm.before;
             let slices = self.slices.iter().zip(&arm.parts[1..]).map(|(name, part)| {
@@ -166,9 +188,25 @@ impl Observations {
                     None => before.shadow.clone(),
                 },
                 units: before.units.with(&units.next().unwrap_or_default()),
+                lately: self.lasting(if anew { &[] } else { &before.lately }, lately.next()),
             }
         };
         self.arms.iter().map(of).collect()
+    }
+
+    /// What units have done lately, with what they had done before the host was started.
+    fn lasting(
+        &self,
+        before: &[(Option<String>, Lately)],
+        now: Option<Vec<Lately>>,
+    ) -> Vec<(Option<String>, Lately)> {
+        let names = [None].into_iter().chain(self.slices.iter().cloned().map(Some));
+        let parts = names.zip(now.unwrap_or_default()).map(|(name, now)| {
+            let before = before.iter().find(|(known, _)| *known == name);
+            let all = before.map_or_else(|| now.clone(), |(_, before)| before.with(&now));
+            (name, all)
+        });
+        parts.filter(|(_, all)| *all != Lately::default()).collect()
     }
 
     fn sum(&self, at: Exposed, place: usize, sum: Sum) {
@@ -262,7 +300,17 @@ mod tests {
             assert_eq!((arm.shadow.requests, arm.shadow.errors), (round, round));
             assert_eq!(arm.units.values["metric:faces"].counts, 2.0 * times);
             assert_eq!(arm.units.values["reward"].units, round);
+            let lately = |part: usize| {
+                let of = &arm.lately[part].1;
+                (of.requests.count, of.errors.count, of.values.len())
+            };
+            assert_eq!(lately(0), (2 * round, round, 2));
+            assert_eq!((lately(1), lately(2)), ((round, round, 1), (2 * round, round, 1)));
             assert_eq!(before[0], Observed::default());
         }
+        let arms = Observations::new(before, slices());
+        assert_eq!(arms.total()[1].lately.len(), 3);
+        arms.begin_anew();
+        assert_eq!((arms.total()[1].lately.len(), arms.total()[1].units.units), (0, 4));
     }
 }

@@ -61,7 +61,7 @@ pub struct ValueMoments {
 }
 
 impl ValueMoments {
-    fn with(self, other: &Self) -> Self {
+    pub(crate) fn with(self, other: &Self) -> Self {
         Self {
             units: self.units + other.units,
             sums: self.sums + other.sums,
@@ -76,17 +76,9 @@ impl ValueMoments {
 impl UnitMoments {
     fn add(&mut self, on: &OnArm, names: &Names) {
         for value in &on.values {
-            let (sum, count) = (value.sum, value.count as f64);
             let Some(name) = names.name(value.place) else { continue };
             let known = self.values.entry(name).or_default();
-            *known = known.with(&ValueMoments {
-                units: 1,
-                sums: sum,
-                sums_squares: sum * sum,
-                counts: count,
-                counts_squares: count * count,
-                sums_counts: sum * count,
-            });
+            *known = known.with(&value.moments());
         }
         if on.requests == 0 {
             return;
@@ -155,10 +147,29 @@ struct OnArm {
 }
 
 /// A unit's values of a name on an arm.
-struct OfName {
-    place: usize,
-    count: u64,
-    sum: f64,
+pub(crate) struct OfName {
+    pub(crate) place: usize,
+    pub(crate) count: u64,
+    pub(crate) sum: f64,
+}
+
+impl OfName {
+    pub(crate) fn add(&mut self, Sum { count, sum, .. }: Sum) {
+        self.count += count;
+        self.sum += sum;
+    }
+
+    pub(crate) fn moments(&self) -> ValueMoments {
+        let (sum, count) = (self.sum, self.count as f64);
+        ValueMoments {
+            units: 1,
+            sums: sum,
+            sums_squares: sum * sum,
+            counts: count,
+            counts_squares: count * count,
+            sums_counts: sum * count,
+        }
+    }
 }
 
 impl Unit {
@@ -176,13 +187,10 @@ impl Unit {
 }
 
 impl OnArm {
-    fn add(&mut self, place: usize, Sum { count, sum, .. }: Sum) {
+    fn add(&mut self, place: usize, sum: Sum) {
         match self.values.iter_mut().find(|value| value.place == place) {
-            Some(value) => {
-                value.count += count;
-                value.sum += sum;
-            }
-            None => self.values.push(OfName { place, count, sum }),
+            Some(value) => value.add(sum),
+            None => self.values.push(OfName { place, count: sum.count, sum: sum.sum }),
         }
     }
 }
@@ -204,6 +212,11 @@ impl Default for Units {
     }
 }
 
+/// Another hash: whichever arm a unit is on may follow from its own, so that no sample goes by that.
+pub(crate) fn mixed(hash: u64) -> u64 {
+    hash.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
+}
+
 impl Units {
     /// A request of a unit, by its hash, came to its end on an arm that was drawn with a probability,
     /// with values by the places of their names.
@@ -212,18 +225,15 @@ impl Units {
         hash: u64,
         (arm, propensity): (usize, f64),
         failed: bool,
-        values: impl Iterator<Item = (usize, Sum)>,
+        values: &[(usize, Sum)],
     ) {
-        let mut values = values;
         self.change(hash, |unit| {
             unit.first.get_or_insert((arm, propensity));
             let on = unit.on(arm);
             on.requests = on.requests.saturating_add(1);
             on.errors = on.errors.saturating_add(u32::from(failed));
-            values.by_ref().for_each(|(place, sum)| on.add(place, sum));
+            values.iter().for_each(|&(place, sum)| on.add(place, sum));
         });
-        // Of a unit that is not in the sample they count all the same in what was asked of them before.
-        values.for_each(drop);
     }
 
     /// Values of a name came in for a unit that was on an arm.
@@ -232,8 +242,7 @@ impl Units {
     }
 
     fn change(&self, hash: u64, change: impl FnOnce(&mut Unit)) {
-        // Whichever arm a unit is on may follow from its hash, so the sample goes by another.
-        let hash = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+        let hash = mixed(hash);
         let mut bound = self.bound.load(Relaxed);
         if hash >= bound {
             return;
@@ -304,7 +313,7 @@ mod tests {
         for (unit, arm, times, failed) in [(1, 0, 3, 0), (1, 2, 2, 2), (2, 0, 1, 1), (3, 2, 4, 1)] {
             for time in 0..times {
                 let values = [(faces, Sum::of(f64::from(time)))];
-                let values = values.into_iter().filter(|_| unit == 3);
+                let values = if unit == 3 { &values[..] } else { &[] };
                 // The second unit's arm was the only one that there was.
                 let propensity = if unit == 2 { 1.0 } else { 0.5 };
                 units.note(hash(unit), (arm, propensity), time < failed, values);
@@ -355,7 +364,7 @@ mod tests {
         for round in 0..2 {
             for unit in 0..100_000 {
                 let drawn = if unit % 10 == 0 { (1, 0.1) } else { (0, 0.9) };
-                units.note(hash(unit), drawn, round == 1, [].into_iter());
+                units.note(hash(unit), drawn, round == 1, &[]);
             }
         }
         let moments = units.moments(2, &names);
@@ -381,8 +390,8 @@ mod tests {
     fn units_with_many_values_are_fewer() {
         let (units, names) = (Units::default(), Names::new());
         for unit in 0..20_000 {
-            let values = (0..34).map(|place| (place, Sum::of(1.0)));
-            units.note(hash(unit), (unit as usize % 64, 0.5), false, values);
+            let values: Vec<(usize, Sum)> = (0..34).map(|place| (place, Sum::of(1.0))).collect();
+            units.note(hash(unit), (unit as usize % 64, 0.5), false, &values);
         }
         let kept: usize = (0..SHARDS).map(|at| units.shard(at).kept).sum();
         let counted: u64 = units.moments(64, &names).iter().map(|arm| arm.units).sum();

@@ -118,6 +118,12 @@ impl Host {
         let Some(routed) = live.routed() else { return Ok(false) };
         let _alone = self.record_lock();
         let Some(mut record) = self.live_record(live)? else { return Ok(false) };
+        let plan = record.evaluation.as_ref().map(|evaluation| &evaluation.plan);
+        let mut observed = observed;
+        if plan != Some(&standing.evaluation().plan) {
+            routed.observations().begin_anew();
+            observed.iter_mut().for_each(|arm| arm.lately.clear());
+        }
         record.evaluation = Some(standing.evaluation().clone());
         let put = Change::put(ENDPOINT, live.endpoint.as_str(), document(&record)?);
         self.store().commit(None, &[put, variants(live, observed)?], note)?;

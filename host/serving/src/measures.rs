@@ -1,6 +1,6 @@
 //! What was observed of an arm, as policies see it.
 
-use berth_monitor::{Observed, Sum, Tally, ValueMoments};
+use berth_monitor::{Lately, Observed, Sum, Tally, ValueMoments};
 use berth_plugin::Measure;
 use berth_plugin::observing::Arm;
 
@@ -35,12 +35,37 @@ pub fn arm(name: String, ready: bool, observed: &Observed) -> Arm {
         over_units(format!("{name}-counts-of-units"), units, counts, counts_squares);
         over_units(format!("{name}-by-counts-of-units"), units, sums_counts, 0.0);
     }
+    for (slice, lately) in &observed.lately {
+        since_plan(&mut arm, slice.as_ref(), lately);
+    }
     let shadow = &observed.shadow;
     if shadow.requests > 0 {
         arm.measures.push(("shadow-errors".to_owned(), None, times(shadow.errors)));
         latency(&mut arm, "shadow-latency-seconds", None, shadow);
     }
     arm
+}
+
+/// What units have done since the plan changed.
+fn since_plan(arm: &mut Arm, slice: Option<&String>, lately: &Lately) {
+    let mut put = |name: &str, Sum { count, sum, squares }: Sum| {
+        let measure = Measure { count, sum, sum_of_squares: squares };
+        arm.measures.push((format!("since-plan:{name}"), slice.cloned(), measure));
+    };
+    put("requests-of-units", lately.requests);
+    put("most-requests-of-a-unit", Sum::of(lately.most as f64));
+    put("errors-of-units", lately.errors);
+    put("refused-of-units", lately.refused);
+    for (name, moments) in &lately.values {
+        let ValueMoments { units: count, sums, sums_squares, counts, counts_squares, sums_counts } =
+            *moments;
+        put(&format!("{name}-of-units"), Sum { count, sum: sums, squares: sums_squares });
+        put(
+            &format!("{name}-counts-of-units"),
+            Sum { count, sum: counts, squares: counts_squares },
+        );
+        put(&format!("{name}-by-counts-of-units"), Sum { count, sum: sums_counts, squares: 0.0 });
+    }
 }
 
 fn tally(arm: &mut Arm, slice: Option<&String>, tally: &Tally) {

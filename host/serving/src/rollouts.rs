@@ -163,6 +163,10 @@ impl Host {
         if rollout != before {
             record.starts = 0;
             record.rollout = Some(rollout.clone());
+            let plan = |rollout: &Rollout| rollout.evaluation.as_ref().map(|it| it.plan.clone());
+            if plan(&rollout) != plan(&before) {
+                rolling.observations().begin_anew();
+            }
             self.commit_with_observed(rolling, &record, note)?;
         }
         Ok(Some(rollout))

@@ -1,6 +1,6 @@
 //! What is remembered, observed and decided.
 
-use berth_guardrails::{Evidence, Judgement, Values, assignment};
+use berth_guardrails::{Evidence, Judgement, Since, Values, assignment};
 use berth_sdk::{Evaluation, Observe, Phase, Plan, PolicyError};
 use berth_statistics::{Estimate, several};
 use serde::{Deserialize, Serialize};
@@ -52,8 +52,9 @@ pub(crate) fn evaluate(
     let trial = plan.map(|plan| plan.read::<Trial>(SCHEMA)).transpose()?;
     let slices = setting.slices();
     let arms = 0..setting.arms.len() as u32;
-    let now: Vec<Values> =
-        arms.map(|arm| setting.config.metric.observed(observation, arm, &slices)).collect();
+    let now: Vec<Values> = arms
+        .map(|arm| setting.config.metric.observed(observation, arm, &slices, Since::Beginning))
+        .collect();
     let mut trial = match trial {
         Some(trial) => trial,
         None if setting.rollout && !observation.ready(1) => {
@@ -191,7 +192,7 @@ impl Setting {
 fn evidence(setting: &Setting, observation: &impl Observe) -> Vec<Evidence> {
     let Some(guardrails) = &setting.config.guardrails else { return Vec::new() };
     let others = 1..setting.arms.len() as u32;
-    others.map(|arm| guardrails.evidence(observation, [0, arm])).collect()
+    others.map(|arm| guardrails.evidence(observation, [0, arm], Since::Beginning)).collect()
 }
 
 /// How likely units fell to the arms as they did.

@@ -1,7 +1,7 @@
 //! What shares follow from what arms earned.
 
 use berth_guardrails::bounds::number;
-use berth_guardrails::{Judgement, LIVE, NEXT, Values, rolls_out};
+use berth_guardrails::{Judgement, LIVE, NEXT, Since, Values, rolls_out};
 use berth_sdk::{Evaluation, Observe, Phase, Plan, PolicyError};
 use berth_statistics::{Alpha, Decision, Posterior, Proportion, Strata, probability_best};
 
@@ -32,8 +32,9 @@ pub(crate) fn evaluate(
         evaluation.plan = Plan::empty(SCHEMA);
         return Ok(evaluation);
     }
-    let all: Vec<Values> =
-        (0..arms.len() as u32).map(|arm| config.metric.observed(observation, arm, &[])).collect();
+    let all: Vec<Values> = (0..arms.len() as u32)
+        .map(|arm| config.metric.observed(observation, arm, &[], Since::Beginning))
+        .collect();
     earned.go_on(observation.now_ms(), config.half_life_ms, &all);
     let values = earned.values(&all);
     let posteriors = posteriors(config, &values);
@@ -168,7 +169,7 @@ fn ended(
 ) -> (Option<Phase>, String) {
     let mut unsure = None;
     if let Some(guardrails) = &config.guardrails {
-        match guardrails.judge(&guardrails.evidence(observation, [LIVE, NEXT])) {
+        match guardrails.judge(&guardrails.evidence(observation, [LIVE, NEXT], Since::Beginning)) {
             Judgement::Fail(why) => return (Some(Phase::Failed), why),
             Judgement::Hold(why) => unsure = Some(why),
             Judgement::Pass => {}

@@ -4,7 +4,7 @@ use berth_sdk::{ConfigError, Observe};
 use berth_statistics::{Alpha, Effect, Verdict};
 use serde::Deserialize;
 
-use crate::evidence::{self, Metric, Values};
+use crate::evidence::{self, Metric, Since, Values};
 use crate::guardrails::{Baseline, check_slice};
 
 /// Between what the mean of a metric must stay.
@@ -71,8 +71,8 @@ impl Bound {
     }
 
     /// What was observed of an arm.
-    pub(crate) fn observed(&self, observation: &impl Observe, arm: u32) -> Values {
-        self.metric.observed(observation, arm, self.slice.as_slice())
+    pub(crate) fn observed(&self, observation: &impl Observe, arm: u32, since: Since) -> Values {
+        self.metric.observed(observation, arm, self.slice.as_slice(), since)
     }
 
     /// Whether it compares the next revision with the live one.

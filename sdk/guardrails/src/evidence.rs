@@ -17,6 +17,38 @@ pub enum Better {
     Lower,
 }
 
+/// Since when units are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// Since observing began, in the whole only.
+    Beginning,
+    /// Since the plan changed, in slices too.
+    Plan,
+}
+
+impl Since {
+    /// A measure over units, of an arm and the slice or what stands in for it.
+    pub(crate) fn measure(
+        self,
+        observation: &impl Observe,
+        arm: u32,
+        name: &str,
+        slice: Option<&str>,
+    ) -> Option<Measure> {
+        match self {
+            Self::Beginning => observation.measure(arm, name, None),
+            Self::Plan => observation.measure(arm, &format!("since-plan:{name}"), slice),
+        }
+    }
+}
+
+/// How many tell as much as one would if each were of another unit, where all that a unit has comes to
+/// the same: 1 or more. By what each unit has of them.
+pub(crate) fn worst(of_units: Option<Measure>) -> f64 {
+    let known = of_units.filter(|measure| measure.sum > 0.0);
+    known.map_or(1.0, |measure| (measure.sum_of_squares / measure.sum).max(1.0))
+}
+
 /// A value that requests have, by the name of its measure.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -69,15 +101,28 @@ impl Metric {
 
     /// What was observed of an arm, in the whole where `slices` are none, else in all of these
     /// together, which are to have no request in common.
-    pub fn observed(&self, observation: &impl Observe, arm: u32, slices: &[String]) -> Values {
+    pub fn observed(
+        &self,
+        observation: &impl Observe,
+        arm: u32,
+        slices: &[String],
+        since: Since,
+    ) -> Values {
         if slices.is_empty() {
-            return self.observed_in(observation, arm, None);
+            return self.observed_in(observation, arm, None, since);
         }
-        let each = slices.iter().map(|slice| self.observed_in(observation, arm, Some(slice)));
+        let each =
+            slices.iter().map(|slice| self.observed_in(observation, arm, Some(slice), since));
         each.fold(Values::default(), |sum, slice| sum.with(&slice))
     }
 
-    fn observed_in(&self, observation: &impl Observe, arm: u32, slice: Option<&str>) -> Values {
+    fn observed_in(
+        &self,
+        observation: &impl Observe,
+        arm: u32,
+        slice: Option<&str>,
+        since: Since,
+    ) -> Values {
         let measure = |name| observation.measure(arm, name, slice);
         let empty = Measure { count: 0, sum: 0.0, sum_of_squares: 0.0 };
         let found = match self {
@@ -100,15 +145,15 @@ impl Metric {
             squares: found.sum_of_squares,
             alike: 1.0,
         };
-        values.alike = self.alike(observation, arm, &values);
+        let of_units = |name: &str| since.measure(observation, arm, name, slice);
+        values.alike = self.alike(of_units, &values);
         values
     }
 
     /// How many values of an arm tell as much as one would if each were of another unit: by how much
     /// units differ more from each other than their values do, and the worst case where that cannot
     /// be told.
-    fn alike(&self, observation: &impl Observe, arm: u32, values: &Values) -> f64 {
-        let measure = |name: &str| observation.measure(arm, name, None);
+    fn alike(&self, measure: impl Fn(&str) -> Option<Measure>, values: &Values) -> f64 {
         let (sums, counts, products) = match self {
             Self::Errors => (
                 measure("errors-of-units"),
@@ -124,7 +169,11 @@ impl Metric {
             ),
         };
         let Some(counts) = counts.filter(|counts| counts.sum > 0.0) else { return 1.0 };
-        let worst = (counts.sum_of_squares / counts.sum).max(1.0);
+        let mut worst = worst(Some(counts));
+        if *self == Self::Errors {
+            // One unit that fails again and again is one.
+            worst = worst.max(self::worst(sums));
+        }
         let (Some(sums), Some(products)) = (sums, products) else { return worst };
         let over_units = Ratio {
             units: counts.count,
@@ -280,7 +329,7 @@ mod tests {
     fn what_is_alike_in_a_unit_counts_less() {
         let alike = |apart| {
             let metric = Metric::Reported("metric:m".into());
-            metric.observed(&observed(2000, 10, apart), 1, &[]).alike
+            metric.observed(&observed(2000, 10, apart), 1, &[], Since::Beginning).alike
         };
         // 1 + (10 − 1) times the part that lies between units.
         for (apart, expected) in [(0.0, 1.0), (0.3, 3.7), (1.0, 10.0)] {
@@ -299,13 +348,13 @@ mod tests {
             .put(1, "requests-of-units", None, ten)
             .put(1, "errors-of-units", None, none)
             .put(1, "errors-by-requests-of-units", None, none);
-        let errors = Metric::Errors.observed(&observed, 1, &[]);
+        let errors = Metric::Errors.observed(&observed, 1, &[], Since::Beginning);
         assert_eq!((errors.alike, errors.units()), (10.0, 10));
         assert_eq!(errors.rate(), Some(Proportion { successes: 0, trials: 10 }));
         // Without units nothing is alike, and what is not there is nothing.
         observed.measures.truncate(1);
-        assert_eq!(Metric::Errors.observed(&observed, 1, &[]).alike, 1.0);
-        assert_eq!(Metric::Latency.observed(&observed, 1, &[]).count, 0);
+        assert_eq!(Metric::Errors.observed(&observed, 1, &[], Since::Beginning).alike, 1.0);
+        assert_eq!(Metric::Latency.observed(&observed, 1, &[], Since::Beginning).count, 0);
     }
 
     #[test]
@@ -318,7 +367,8 @@ mod tests {
         let slices = ["region=eu".to_owned(), "region=uk".to_owned()];
         let ten = Measure { count: 4, sum: 40.0, sum_of_squares: 400.0 };
         observed.put(0, "reward-counts-of-units", None, ten);
-        let reward = Metric::Reported("reward".into()).observed(&observed, 0, &slices);
+        let reward =
+            Metric::Reported("reward".into()).observed(&observed, 0, &slices, Since::Beginning);
         assert_eq!((reward.count, reward.mean(), reward.alike), (40, 2.0, 10.0));
     }
 

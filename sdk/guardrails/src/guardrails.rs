@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::assignment;
 use crate::bounds::Bound;
-use crate::evidence::Values;
+use crate::evidence::{Since, Values, worst};
 
 /// The most slices and the most bounds, so that plans stay small.
 const MOST: usize = 32;
@@ -80,10 +80,23 @@ pub struct Counts {
     pub refused: u64,
     /// Those that took longer than they are to take.
     pub slow: u64,
-    /// How many requests tell as much as one would if each were of another unit: 1 or more. The worst
-    /// case, in which all requests of a unit come to the same.
+    /// How many of each tell as much as one would if each were of another unit.
     #[serde(default)]
-    pub alike: f64,
+    pub alike: Alike,
+}
+
+/// How many tell as much as one would if each were of another unit: 1 or more, or 0 for what is not
+/// there. The worst case, in which all that a unit has comes to the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Alike {
+    /// Of requests.
+    pub requests: f64,
+    /// Of those that failed.
+    pub errors: f64,
+    /// Of those that were refused.
+    pub refused: f64,
+    /// Of those that took too long.
+    pub slow: f64,
 }
 
 /// When the live revision had the requests that the next one's are compared with.
@@ -191,23 +204,31 @@ impl Guardrails {
         Alpha::new(self.alpha).map_err(|error| error.to_string())
     }
 
-    /// What was observed of two arms, since their rollout began.
-    pub fn evidence(&self, observation: &impl Observe, arms: [u32; 2]) -> Evidence {
-        let counts = |slice: Option<&str>| arms.map(|arm| self.counts(observation, arm, slice));
+    /// What was observed of two arms, since observing began. `since` is as far back as units are told
+    /// apart: as far as what is judged of it.
+    pub fn evidence(&self, observation: &impl Observe, arms: [u32; 2], since: Since) -> Evidence {
+        let counts =
+            |slice: Option<&str>| arms.map(|arm| self.counts(observation, arm, slice, since));
         Evidence {
             whole: counts(None),
             slices: self.slices.iter().map(|floor| counts(Some(&floor.slice))).collect(),
             bounds: self
                 .bounds
                 .iter()
-                .map(|bound| arms.map(|arm| bound.observed(observation, arm)))
+                .map(|bound| arms.map(|arm| bound.observed(observation, arm, since)))
                 .collect(),
             assignment: assignment::by_expectation(observation, arms[1]),
             baseline: Baseline::Beside,
         }
     }
 
-    fn counts(&self, observation: &impl Observe, arm: u32, slice: Option<&str>) -> Counts {
+    fn counts(
+        &self,
+        observation: &impl Observe,
+        arm: u32,
+        slice: Option<&str>,
+        since: Since,
+    ) -> Counts {
         let measure = |name| observation.measure(arm, name, slice);
         let count = |name| measure(name).map_or(0, |measure| measure.count);
         let timed = count("latency-seconds");
@@ -215,15 +236,20 @@ impl Guardrails {
             let within = observation.at_most(arm, "latency-seconds", slice, ms / 1e3);
             timed.saturating_sub(within.unwrap_or(timed))
         });
-        // Units are told apart in the whole only.
-        let units = observation.measure(arm, "requests-of-units", None);
-        let units = units.filter(|measure| measure.sum > 0.0);
+        let of_units = |name| since.measure(observation, arm, name, slice);
+        // How many slow ones a unit has had is not told: no more than it has had requests.
+        let most = of_units("most-requests-of-a-unit").map_or(0.0, |most| most.sum);
         Counts {
             requests: count("requests"),
             errors: count("errors"),
             refused: count("refused"),
             slow,
-            alike: units.map_or(1.0, |units| (units.sum_of_squares / units.sum).max(1.0)),
+            alike: Alike {
+                requests: worst(of_units("requests-of-units")),
+                errors: worst(of_units("errors-of-units")),
+                refused: worst(of_units("refused-of-units")),
+                slow: most.min(slow as f64),
+            },
         }
     }
 
@@ -290,7 +316,7 @@ impl Guardrails {
         if let Some(most) = self.max_error_increase {
             // Valid as long as shares stand still, as they do in a step.
             let verdict = error_increase(live, next, most, alpha).at_most(most);
-            let units = [live, next].map(|counts| counts.of(0).trials);
+            let units = [live, next].map(|counts| counts.of(0, 1.0).trials);
             let text = format!(
                 "{} of {} requests failed and {} of {} of the live revision{}, at most {} % more may",
                 next.errors,
@@ -322,17 +348,18 @@ impl Guardrails {
         alpha: Alpha,
     ) -> Vec<(Verdict, String)> {
         let limit = self.latency_ms.unwrap_or_default();
+        let alike = &next.alike;
         let words = [
-            (next.errors, "failed".to_owned()),
-            (next.slow, format!("took longer than {limit} ms")),
-            (next.refused, "were refused as the caller's fault".to_owned()),
+            (next.errors, alike.errors, "failed".to_owned()),
+            (next.slow, alike.slow, format!("took longer than {limit} ms")),
+            (next.refused, alike.refused, "were refused as the caller's fault".to_owned()),
         ];
-        let findings = limits.into_iter().zip(words).filter_map(|(most, (count, what))| {
+        let findings = limits.into_iter().zip(words).filter_map(|(most, (count, alike, what))| {
             let most = most?;
             // All may: there is nothing to find out.
             let verdict = match most >= 1.0 {
                 true => Verdict::Holds,
-                false => sequential::proportion(next.of(count), alpha).at_most(most),
+                false => sequential::proportion(next.of(count, alike), alpha).at_most(most),
             };
             let (requests, most) = (next.requests, percent(most));
             Some((
@@ -346,7 +373,7 @@ impl Guardrails {
 
 /// By how much more of the next revision's requests fail.
 fn error_increase(live: &Counts, next: &Counts, margin: f64, alpha: Alpha) -> Interval {
-    let (before, after) = (live.of(live.errors), next.of(next.errors));
+    let [before, after] = [live, next].map(|counts| counts.of(counts.errors, counts.alike.errors));
     match Effect::new(margin) {
         Ok(margin) => sequential::guardrail(before, after, margin, alpha).interval,
         Err(_) => sequential::proportions_exact(before, after, alpha).interval,
@@ -426,22 +453,21 @@ impl Evidence {
 }
 
 impl Counts {
-    /// What was counted after `before`: of each unit in the same proportion, as far as is known.
+    /// What was counted after `before`.
     pub fn since(&self, before: &Self) -> Self {
-        let requests = self.requests.saturating_sub(before.requests);
-        let part = requests as f64 / self.requests.max(1) as f64;
         Self {
-            requests,
+            requests: self.requests.saturating_sub(before.requests),
             errors: self.errors.saturating_sub(before.errors),
             refused: self.refused.saturating_sub(before.refused),
             slow: self.slow.saturating_sub(before.slow),
-            alike: (self.alike * part).max(1.0),
+            alike: self.alike,
         }
     }
 
-    /// So many of the requests, as if each were of another unit.
-    fn of(&self, count: u64) -> Proportion {
-        let alike = self.alike.max(1.0);
+    /// So many of the requests, as if each were of another unit: requests and these count as few as
+    /// the more alike of the two.
+    fn of(&self, count: u64, alike: f64) -> Proportion {
+        let alike = self.alike.requests.max(alike).max(1.0);
         let (count, requests) = (count as f64 / alike, self.requests as f64 / alike);
         let trials = requests.floor() as u64;
         Proportion { successes: (count.ceil() as u64).min(trials), trials }

@@ -12,6 +12,6 @@ pub mod guardrails;
 pub mod steps;
 
 pub use bounds::Bound;
-pub use evidence::{Better, Metric, Values};
-pub use guardrails::{Baseline, Counts, Evidence, Floor, Guardrails, Judgement};
+pub use evidence::{Better, Metric, Since, Values};
+pub use guardrails::{Alike, Baseline, Counts, Evidence, Floor, Guardrails, Judgement};
 pub use steps::{LIVE, NEXT, Steps, rolls_out, two_revisions};

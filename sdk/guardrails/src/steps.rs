@@ -3,6 +3,7 @@
 use berth_sdk::{ConfigError, Evaluation, Observe, Phase, Plan, PolicyError};
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::Since;
 use crate::guardrails::{Evidence, Guardrails, Judgement, percent};
 
 /// The arm of the live revision.
@@ -107,7 +108,7 @@ impl Steps {
         let seen = Seen {
             now_ms: observation.now_ms(),
             ready: observation.ready(NEXT),
-            evidence: self.guardrails.evidence(observation, [LIVE, NEXT]),
+            evidence: self.guardrails.evidence(observation, [LIVE, NEXT], Since::Plan),
         };
         let progress = plan.map(|plan| progress(&plan)).transpose()?.flatten();
         Ok(self.decide(progress, &seen))

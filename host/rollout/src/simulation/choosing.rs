@@ -100,6 +100,9 @@ impl Choosing {
         match evaluated {
             Ok((evaluation, routers)) => {
                 let decided = before.is_none_or(|before| decide::differs(before, &evaluation));
+                if plan != Some(&evaluation.plan) {
+                    asked.watched.begin_anew();
+                }
                 if decided {
                     self.shares = Shares::from_weights(&evaluation.weights(self.variants));
                     self.routers = routers;

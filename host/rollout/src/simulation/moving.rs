@@ -160,6 +160,11 @@ impl Moving {
                 let after = decide::after(&self.rollout, &evaluation);
                 let decided = after.is_some();
                 if let Some(after) = after {
+                    let of =
+                        |rollout: &Rollout| rollout.evaluation.as_ref().map(|it| it.plan.clone());
+                    if of(&after) != of(&self.rollout) {
+                        asked.watched.begin_anew();
+                    }
                     self.rollout = after;
                     self.look_at_requests(now, asked, statuses);
                     let message = decide::message(&evaluation);

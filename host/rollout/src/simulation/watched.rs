@@ -19,6 +19,11 @@ impl Watched {
         Self { names, observations }
     }
 
+    /// The plan has changed.
+    pub(super) fn begin_anew(&self) {
+        self.observations.begin_anew();
+    }
+
     /// A request came to its end, and its processor reported these values by name.
     pub(super) fn ended(&self, at: Exposed, end: End, latency: Duration, values: &[(String, f64)]) {
         let values = values.iter().map(|(name, value)| (name.as_str(), Sum::of(*value)));

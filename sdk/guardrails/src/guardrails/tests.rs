@@ -2,8 +2,11 @@ use berth_sdk::{Measure, Observed};
 
 use super::*;
 
+/// Each of another unit.
+const ONE: Alike = Alike { requests: 1.0, errors: 1.0, refused: 1.0, slow: 0.0 };
+
 fn counts(requests: u64, errors: u64, slow: u64) -> Counts {
-    Counts { requests, errors, slow, refused: 0, alike: 1.0 }
+    Counts { requests, errors, slow, refused: 0, alike: ONE }
 }
 
 #[track_caller]
@@ -64,7 +67,8 @@ fn what_one_unit_does_many_times_counts_once() {
     let live = Counts::default();
     // A thousand requests, of a thousand users and of ten.
     check(&limits, &live, &counts(1000, 0, 0), "pass");
-    let of_ten = |errors| Counts { alike: 100.0, ..counts(1000, errors, 0) };
+    let of_ten =
+        |errors| Counts { alike: Alike { requests: 100.0, ..ONE }, ..counts(1000, errors, 0) };
     let unsure = "hold: 0 of 1000 requests failed, at most 5 % may, which decides nothing yet";
     check(&limits, &live, &of_ten(0), unsure);
     // One user whose requests all fail proves nothing; nine of ten do.
@@ -115,12 +119,13 @@ fn observed(slice: Option<&str>, requests: u64, errors: u64, slow: u64) -> Obser
 #[test]
 fn counts_are_what_was_observed() {
     let guardrails = Guardrails { latency_ms: Some(100.0), ..Guardrails::default() };
-    let evidence = guardrails.evidence(&observed(None, 200, 3, 4), [0, 1]);
-    let expected = Counts { requests: 200, errors: 3, refused: 0, slow: 4, alike: 1.0 };
+    let evidence = guardrails.evidence(&observed(None, 200, 3, 4), [0, 1], Since::Plan);
+    let expected = Counts { requests: 200, errors: 3, refused: 0, slow: 4, alike: ONE };
     assert_eq!(evidence.whole, [expected; 2]);
     // What comes later is told from what came before.
-    let later = guardrails.evidence(&observed(None, 500, 10, 4), [0, 1]).since(&evidence);
-    let expected = Counts { requests: 300, errors: 7, refused: 0, slow: 0, alike: 1.0 };
+    let later =
+        guardrails.evidence(&observed(None, 500, 10, 4), [0, 1], Since::Plan).since(&evidence);
+    let expected = Counts { requests: 300, errors: 7, refused: 0, slow: 0, alike: ONE };
     assert_eq!(later.whole, [expected; 2]);
 }
 
@@ -132,7 +137,8 @@ fn a_slice_has_a_floor_of_its_own() {
     .unwrap();
     guardrails.check("guardrails").unwrap();
     let check = |slice: &str, errors: u64, expected: &str| {
-        let evidence = guardrails.evidence(&observed(Some(slice), 400, errors, 0), [0, 1]);
+        let evidence =
+            guardrails.evidence(&observed(Some(slice), 400, errors, 0), [0, 1], Since::Plan);
         let found = format!("{:?}", guardrails.judge(&evidence));
         assert!(found.contains(expected), "{found}");
     };
@@ -151,10 +157,54 @@ fn a_broken_split_passes_nothing() {
         let expected = Measure { count: 1000, sum: 500.0, sum_of_squares: 250.0 };
         observed.put(1, "expected-exposures", None, expected);
         observed.count(1, "first-exposures", found);
-        format!("{:?}", guardrails.judge(&guardrails.evidence(&observed, [0, 1])))
+        format!("{:?}", guardrails.judge(&guardrails.evidence(&observed, [0, 1], Since::Plan)))
     };
     assert_eq!(judged(0, 500), "Pass");
     assert!(judged(0, 900).starts_with("Hold(\"units do not fall to the arms by their shares"));
     // What is plainly broken is taken back all the same.
     assert!(judged(900, 900).starts_with("Fail("));
+}
+
+#[test]
+fn one_unit_breaks_nothing_whatever_it_did_before_and_among_whom() {
+    let guardrails: Guardrails = serde_json::from_str(
+        r#"{"max_error_rate": 0.01, "max_refused_rate": 0.2, "latency_ms": 100, "max_slow_rate": 0.01,
+            "slices": [{"slice": "segment=vip", "max_refused_rate": 0.2}]}"#,
+    )
+    .unwrap();
+    // Requests since the plan changed of units that have one each, and of one that has many, in the
+    // whole or in a slice, with what became of those.
+    let fails = |ones: u64, many: u64, slice: Option<&str>, name: &str| {
+        let mut observed = Observed::new(&["live", "next"]);
+        let before = guardrails.evidence(&observed, [0, 1], Since::Plan);
+        let (a, b) = (ones as f64, many as f64);
+        let measure = |count, sum, sum_of_squares| Measure { count, sum, sum_of_squares };
+        let of_one = measure(1, b, b * b);
+        let parts: &[Option<&str>] = if slice.is_some() { &[None, slice] } else { &[None] };
+        for &part in parts {
+            let units = measure(ones + 1, a + b, a + b * b);
+            observed
+                .put(1, "requests", part, measure(ones + many, a + b, a + b))
+                .put(1, "latency-seconds", part, measure(ones + many, 0.0, 0.0))
+                .put(1, "since-plan:requests-of-units", part, units)
+                .put(1, "since-plan:most-requests-of-a-unit", part, measure(1, b, b * b));
+            let slow = if name == "slow" { many } else { 0 };
+            let times = (0..ones + many).map(|at| if at < slow { 1.0 } else { 0.001 });
+            let times = (1, "latency-seconds".into(), part.map(Into::into), times.collect());
+            observed.values.push(times);
+            if name != "slow" {
+                let of_units = format!("since-plan:{name}-of-units");
+                observed.put(1, name, part, measure(many, b, b)).put(1, &of_units, part, of_one);
+            }
+        }
+        let evidence = guardrails.evidence(&observed, [0, 1], Since::Plan).since(&before);
+        let judged = guardrails.judge(&evidence);
+        assert!(!matches!(judged, Judgement::Fail(_)), "{ones} {name}: {judged:?}");
+    };
+    for ones in [0, 50, 2000, 20_000] {
+        for name in ["errors", "refused", "slow"] {
+            fails(ones, 600, None, name);
+        }
+        fails(ones, 60, Some("segment=vip"), "refused");
+    }
 }
