@@ -280,6 +280,46 @@ fn recorded_predictions_tell_what_another_policy_would_have_earned() {
     assert_eq!(said.code, 0, "{}", said.stderr);
     let earned: Value = serde_json::from_str(&said.stdout).unwrap();
     assert_eq!((&earned["predictions"], &earned["counted"]), (&300.into(), &300.into()));
+    // What another revision answered, or what was drawn in a rollout, is left aside.
+    let mut lines = fs::read_to_string(&log).unwrap();
+    let others: Vec<String> = lines
+        .lines()
+        .take(100)
+        .enumerate()
+        .map(|(at, line)| {
+            let mut row: Value = serde_json::from_str(line).unwrap();
+            row["propensity"] = 0.01.into();
+            match at % 2 {
+                0 => row["revision"] = "another".into(),
+                _ => row["arm"] = "live".into(),
+            }
+            // Before all others.
+            row["prediction"] = format!("{at:032x}").into();
+            row.to_string() + "\n"
+        })
+        .collect();
+    lines.push_str(&others.concat());
+    fs::write(&log, lines).unwrap();
+    let arguments = ["--predictions", "logged.jsonl", "--svg", "drawn.svg"];
+    let said = berth(&[&given[..], &arguments].concat(), None, folder.path());
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    for words in ["predictions  400, of which 300 were", "left aside   100, of other", "Over time"]
+    {
+        assert!(said.stdout.contains(words), "{words}: {}", said.stdout);
+    }
+    let drawn = fs::read_to_string(folder.path().join("drawn.svg")).unwrap();
+    assert!(
+        drawn.contains("mean reward: weighted@1, estimated (solid), as it was logged (dotted)")
+    );
+    let said = berth(
+        &[&given[..], &["--predictions", "logged.jsonl", "--json"]].concat(),
+        None,
+        folder.path(),
+    );
+    let again: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!((&again["aside"], &again["estimates"]), (&100.into(), &earned["estimates"]));
+    let points = again["story"]["points"].as_array().unwrap();
+    assert!(points.iter().all(|point| point["shares"] == serde_json::json!([0.5, 0.5, 0.0])));
     let estimates = earned["estimates"].as_array().unwrap();
     for (estimate, (of, truth)) in estimates.iter().zip([
         ("weighted@1", Some(0.5)),

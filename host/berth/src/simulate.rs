@@ -29,6 +29,9 @@ use crate::table::{cell, print, print_json};
 /// Rows of decisions that are printed at most.
 const ROWS: usize = 40;
 
+/// Pieces of time that are printed at most.
+const PIECES: usize = 24;
+
 /// Lines of a policy's log that are shown.
 const LINES: u32 = 20;
 
@@ -51,7 +54,7 @@ pub(crate) struct Simulate {
     traffic: Option<PathBuf>,
     /// Estimate what [routing] would have earned on recorded predictions, in place of making traffic
     /// up: what `berth predictions export ENDPOINT --to FILE.jsonl` has written.
-    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["traffic", "svg"])]
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with = "traffic")]
     predictions: Option<PathBuf>,
     /// The same seed tells the same story.
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -95,6 +98,7 @@ impl Simulate {
         if let Some(file) = &self.predictions {
             let earned = simulation.earned(logged(file)?);
             let earned = earned.with_context(|| self.file.display().to_string())?;
+            self.draw(&earned.story, reference, &spec)?;
             match self.json {
                 true => print_json(&json!(earned)),
                 false => show_earned(&earned),
@@ -105,15 +109,26 @@ impl Simulate {
         let story = simulation.run(&mut |part, requests| bar.draw(part, requests));
         bar.clear();
         let story = story.with_context(|| self.file.display().to_string())?;
-        if let Some(file) = &self.svg {
-            let title = format!("{reference} at the endpoint {}", spec.name);
-            let drawn = picture::draw(&story, self.title.as_ref().unwrap_or(&title));
-            std::fs::write(file, drawn)
-                .with_context(|| format!("cannot write {}", file.display()))?;
-        }
+        self.draw(&story, reference, &spec)?;
         match self.json {
             true => print_json(&json!(story)),
             false => show(&story),
+        }
+        Ok(())
+    }
+
+    /// Draws what happened, where that is asked for.
+    fn draw(
+        &self,
+        story: &Story,
+        reference: &Reference,
+        spec: &EndpointSpec,
+    ) -> anyhow::Result<()> {
+        if let Some(file) = &self.svg {
+            let title = format!("{reference} at the endpoint {}", spec.name);
+            let drawn = picture::draw(story, self.title.as_ref().unwrap_or(&title));
+            std::fs::write(file, drawn)
+                .with_context(|| format!("cannot write {}", file.display()))?;
         }
         Ok(())
     }
@@ -294,11 +309,16 @@ fn show(story: &Story) {
 }
 
 fn show_earned(earned: &Earned) {
-    let Earned { endpoint, predictions, counted, logged, estimates } = earned;
+    let Earned { endpoint, predictions, aside, counted, logged, estimates, story } = earned;
     say(&format!("endpoint     {endpoint}"));
     say(&format!(
         "predictions  {predictions}, of which {counted} were drawn by chance and have a reward"
     ));
+    if *aside > 0 {
+        say(&format!(
+            "left aside   {aside}, of other revisions than the last or drawn in a rollout"
+        ));
+    }
     say(&format!("as it was    a mean reward of {} (95 %)", interval(logged.as_ref(), 1.0, 4)));
     say("");
     let rows = estimates.iter().map(|it| {
@@ -316,6 +336,33 @@ fn show_earned(earned: &Earned) {
         "WORTH",
     ];
     print(&heading, &rows.collect::<Vec<_>>());
+    show_over_time(story);
+}
+
+/// Over time: the policy's shares, and what is estimated beside what was logged.
+fn show_over_time(story: &Story) {
+    let [(_, of_policy), (_, logged)] = &story.estimates[..] else { return };
+    say("");
+    say(&format!(
+        "Over time, with the shares that it would have given to {}:",
+        story.arms.join("/")
+    ));
+    // Of neighbours, the last one stands for all.
+    let each = story.points.len().div_ceil(PIECES).max(1);
+    let numbers = story.points.iter().zip(of_policy).zip(logged).skip(each - 1).step_by(each);
+    let rows = numbers.map(|((point, of_policy), logged)| {
+        let shares = point.shares.iter().map(|share| format!("{:.1}", share * 100.0));
+        vec![
+            span(point.to),
+            shares.collect::<Vec<_>>().join("/"),
+            interval(of_policy.as_ref(), 1.0, 4),
+            interval(logged.as_ref(), 1.0, 4),
+        ]
+    });
+    print(
+        &["UNTIL", "SHARES %", "SELF-NORMALISED (95 %)", "AS IT WAS (95 %)"],
+        &rows.collect::<Vec<_>>(),
+    );
 }
 
 fn span(seconds: f64) -> String {

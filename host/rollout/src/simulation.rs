@@ -13,13 +13,15 @@
 //! - `arms`: arms that are made ready and let go of
 //! - `moving`, `choosing`: a rollout, and routing among variants
 //! - `drive`: the clock
-//! - [`logged`]: the same policy over predictions that were recorded, and what it would have earned
+//! - [`logged`], [`estimates`]: the same policy over predictions that were recorded, and what it would
+//!   have earned
 
 mod arms;
 pub mod behaviour;
 mod chance;
 mod choosing;
 mod drive;
+pub mod estimates;
 mod flow;
 pub mod logged;
 mod moving;

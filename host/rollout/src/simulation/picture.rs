@@ -44,6 +44,9 @@ pub fn draw(story: &Story, title: &str) -> String {
     if story.totals.iter().any(|told| told.rewards > 0) {
         page.panel("mean reward", false, |told| told.reward, |mean| mean);
     }
+    if !story.estimates.is_empty() {
+        page.estimates();
+    }
     if story.totals.iter().any(|told| told.copies > 0) {
         page.panel("copies that agree, %", false, |told| told.agreement, percent);
     }
@@ -173,7 +176,10 @@ impl Page<'_> {
         };
         let ends = decisions.iter().skip(1).map(|next| next.at).chain([*seconds]);
         for arm in 0..self.story.arms.len() {
-            let steps: Vec<(f64, f64, f64)> = match (self.story.by_request, self.story.left_out) {
+            // Of recorded predictions, what came is not of these shares.
+            let by_request = self.story.by_request && self.story.estimates.is_empty();
+            let aside = self.story.left_out + u64::from(self.story.by_request);
+            let steps: Vec<(f64, f64, f64)> = match (by_request, aside) {
                 (false, 0) => decisions
                     .iter()
                     .zip(ends.clone())
@@ -231,6 +237,34 @@ impl Page<'_> {
                 }
             }
             self.stretch(&scale, &clip, arm, &stretch);
+        }
+    }
+
+    /// Mean rewards that are estimated, with their intervals.
+    fn estimates(&mut self) {
+        let estimates = &self.story.estimates;
+        let found = || estimates.iter().flat_map(|(_, all)| all).flatten().map(|lies| lies.found);
+        let (least, most) = (found().fold(f64::MAX, f64::min), found().fold(f64::MIN, f64::max));
+        let room = ((most - least) * 0.25).max(most.abs() * 0.01).max(1e-6);
+        let (from, to) = if most < least { (0.0, 1.0) } else { (least - room, most + room) };
+        let names: Vec<&str> = estimates.iter().map(|(name, _)| name.as_str()).collect();
+        let title = format!("mean reward: {}", names.join(" (solid), ") + " (dotted)");
+        let (scale, clip) = self.ground(&title, from, to);
+        for (at, (_, all)) in estimates.iter().enumerate() {
+            let ink = colour(6 + at);
+            let place = |number: fn(&Lies) -> f64| -> Vec<(f64, f64)> {
+                let points = self.story.points.iter().zip(all);
+                let place = |(point, lies): (&Point, &Option<Lies>)| {
+                    let y = scale.y(number(lies.as_ref()?));
+                    let y = y.clamp(scale.top - PANEL, scale.top + 2.0 * PANEL);
+                    Some(((self.x(point.from) + self.x(point.to)) / 2.0, y))
+                };
+                points.filter_map(place).collect()
+            };
+            let bounds = [place(|lies| lies.upper), place(|lies| lies.lower)];
+            let found = place(|lies| lies.found);
+            self.drawing.band(&clip, &bounds[0], &bounds[1], ink);
+            self.drawing.polyline(&clip, &found, ink, at > 0);
         }
     }
 

@@ -42,6 +42,9 @@ pub struct Story {
     pub totals: Vec<Told>,
     /// The same piece by piece.
     pub points: Vec<Point>,
+    /// Of recorded predictions: mean rewards that are estimated, each of every point.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub estimates: Vec<(String, Vec<Option<Lies>>)>,
 }
 
 /// How a rollout ended.
