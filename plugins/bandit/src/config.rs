@@ -97,7 +97,7 @@ impl Config {
             ),
             Some(guardrails) if guardrails.compare() => wrong(
                 "guardrails",
-                "shares follow what is earned, and revisions are compared by that alone: leave out `max_error_increase`, `max_fall` and `max_rise`, or use canary or ab-test, whose shares stand still".into(),
+                "shares follow what is earned, and revisions are compared by that alone: leave out `max_error_increase`, `max_latency_ratio`, `max_fall` and `max_rise`, or use canary or ab-test, whose shares stand still".into(),
             ),
             Some(guardrails) => guardrails.check("guardrails"),
             None => Ok(()),

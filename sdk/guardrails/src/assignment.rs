@@ -50,6 +50,7 @@ pub fn mismatch(p_value: Option<f64>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use berth_sdk::{Measure, Observed};
+    use berth_statistics::Random;
 
     use super::*;
 
@@ -70,6 +71,34 @@ mod tests {
         }
         let none = Observed::new(&["live", "next"]);
         assert_eq!((by_expectation(&none, 1), mismatch(None)), (None, None));
+    }
+
+    #[test]
+    fn good_splits_are_seldom_taken_for_broken_ones_while_looking_all_the_time() {
+        const RUNS: u64 = 10_000;
+        let mut seeds = Random::new(20_260_101);
+        for shares in [[0.05, 0.05], [0.05, 0.5], [0.5, 0.9]] {
+            let alarm = |_: &u64| {
+                let mut random = Random::new(seeds.bits());
+                let (mut found, mut sum, mut squares) = (0u64, 0.0, 0.0);
+                let mut observed = Observed::new(&["live", "next"]);
+                (1..=60u64).any(|look| {
+                    let share = shares[usize::from(look > 30)];
+                    for _ in 0..50 {
+                        found += u64::from(random.chance(share));
+                        sum += share;
+                        squares += share * share;
+                    }
+                    let expected = Measure { count: look * 50, sum, sum_of_squares: squares };
+                    observed.put(1, "expected-exposures", None, expected);
+                    observed.count(1, "first-exposures", found);
+                    mismatch(by_expectation(&observed, 1)).is_some()
+                })
+            };
+            let alarms = (0..RUNS).filter(alarm).count() as f64 / RUNS as f64;
+            let most = MISMATCH + 3.0 * (MISMATCH * (1.0 - MISMATCH) / RUNS as f64).sqrt();
+            assert!(alarms <= most, "{shares:?}: {alarms} false alarms, {most} at most");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::assignment;
 use crate::bounds::Bound;
 use crate::evidence::{Since, Values, worst};
+use crate::latency::{self, LEAST_RATIO, Times};
 
 /// The most slices and the most bounds, so that plans stay small.
 const MOST: usize = 32;
@@ -29,6 +30,9 @@ pub struct Guardrails {
     /// The most of them that may take longer, 0 to 1. The host tells times apart by an eighth, and
     /// this counts in the arm's favour.
     pub max_slow_rate: f64,
+    /// How many times as long as the live revision's its requests may take, 1.3 or more: by the time
+    /// within which 95 % of them come to their end.
+    pub max_latency_ratio: Option<f64>,
     /// What declared slices must keep to beside the whole.
     pub slices: Vec<Floor>,
     /// Between what rewards and processors' own metrics must stay.
@@ -61,6 +65,7 @@ impl Default for Guardrails {
             max_refused_rate: None,
             latency_ms: None,
             max_slow_rate: 0.01,
+            max_latency_ratio: None,
             slices: Vec::new(),
             bounds: Vec::new(),
             min_requests: 100,
@@ -121,6 +126,9 @@ pub struct Evidence {
     pub slices: Vec<[Counts; 2]>,
     /// What bounds hold for.
     pub bounds: Vec<[Values; 2]>,
+    /// How long requests took, where that is compared.
+    #[serde(default)]
+    pub times: [Times; 2],
     /// How likely units fall to arms as they did, when they do by the shares.
     #[serde(skip)]
     pub assignment: Option<f64>,
@@ -165,6 +173,12 @@ impl Guardrails {
         if let Some(ms) = self.latency_ms.filter(|ms| !(*ms > 0.0 && ms.is_finite())) {
             let message = format!("{ms} is no time: use milliseconds above 0");
             return Err(ConfigError::new(format!("{key}.latency_ms"), message));
+        }
+        if let Some(ratio) = self.max_latency_ratio.filter(|ratio| !(*ratio >= LEAST_RATIO)) {
+            let message = format!(
+                "{ratio} is too little to tell: the host tells times apart by an eighth, so use {LEAST_RATIO} or more"
+            );
+            return Err(ConfigError::new(format!("{key}.max_latency_ratio"), message));
         }
         if self.min_requests == 0 {
             let message = "use 1 or more: without data nothing passes";
@@ -217,6 +231,10 @@ impl Guardrails {
                 .iter()
                 .map(|bound| arms.map(|arm| bound.observed(observation, arm, since)))
                 .collect(),
+            times: match self.max_latency_ratio {
+                Some(_) => arms.map(|arm| Times::observed(observation, arm)),
+                None => <[Times; 2]>::default(),
+            },
             assignment: assignment::by_expectation(observation, arms[1]),
             baseline: Baseline::Beside,
         }
@@ -278,7 +296,9 @@ impl Guardrails {
 
     /// Whether any of them compares the next revision with the live one.
     pub fn compare(&self) -> bool {
-        self.max_error_increase.is_some() || self.bounds.iter().any(Bound::compares)
+        self.max_error_increase.is_some()
+            || self.max_latency_ratio.is_some()
+            || self.bounds.iter().any(Bound::compares)
     }
 
     /// The key of the first that allows the next revision nothing beside the live one.
@@ -299,7 +319,11 @@ impl Guardrails {
         let whole = self.max_error_increase.filter(|most| {
             error_increase(live, live, most / 2.0, alpha).at_most(most / 2.0) != Verdict::Holds
         });
-        if whole.is_some() || live.requests < self.min_requests {
+        let times = (&evidence.times[0], live.alike.requests);
+        let slower = self
+            .max_latency_ratio
+            .filter(|most| latency::ratio([times, times], alpha).at_most(*most) != Verdict::Holds);
+        if whole.or(slower).is_some() || live.requests < self.min_requests {
             return Some(format!("{} requests of the live revision", live.requests));
         }
         let mut bounds = self.bounds.iter().zip(&evidence.bounds);
@@ -326,6 +350,14 @@ impl Guardrails {
                 evidence.baseline.words(),
                 percent(most)
             );
+            findings.push((evidence.baseline.verdict(verdict, units), text));
+        }
+        if let Some(most) = self.max_latency_ratio {
+            let [before, after] = &evidence.times;
+            let alike = [(before, live.alike.requests), (after, next.alike.requests)];
+            let verdict = latency::ratio(alike, alpha).at_most(most);
+            let units = [live, next].map(|counts| counts.of(0, 1.0).trials);
+            let text = latency::words([before, after], evidence.baseline.words(), most);
             findings.push((evidence.baseline.verdict(verdict, units), text));
         }
         for (floor, [_, next]) in self.slices.iter().zip(&evidence.slices) {
@@ -431,6 +463,7 @@ impl Evidence {
             whole: counts(&self.whole, Some(&before.whole)),
             slices: slices.map(|(at, now)| counts(now, before.slices.get(at))).collect(),
             bounds: bounds.map(|(at, now)| values(now, before.bounds.get(at))).collect(),
+            times: [0, 1].map(|arm| self.times[arm].since(&before.times[arm])),
             assignment: self.assignment,
             baseline: self.baseline,
         }
@@ -446,6 +479,7 @@ impl Evidence {
             whole: counts(self.whole, live.whole),
             slices: slices.map(|(next, live)| counts(*next, *live)).collect(),
             bounds: bounds.map(|([_, next], [live, _])| [*live, *next]).collect(),
+            times: [live.times[0].clone(), self.times[1].clone()],
             assignment: self.assignment,
             baseline: Baseline::Before { kept },
         }

@@ -2,6 +2,7 @@
 //!
 //! - [`evidence`]: what was observed of a value
 //! - [`guardrails`], [`bounds`]: what an arm must keep to
+//! - [`latency`]: how long requests take in one arm and in the other
 //! - [`assignment`]: whether units fall to arms by their shares
 //! - [`steps`]: traffic that moves on while guardrails hold
 
@@ -9,6 +10,7 @@ pub mod assignment;
 pub mod bounds;
 pub mod evidence;
 pub mod guardrails;
+pub mod latency;
 pub mod steps;
 
 pub use bounds::Bound;

@@ -91,6 +91,7 @@ fn what_nothing_can_be_held_against_is_refused() {
         (Guardrails { max_slow_rate: f64::NAN, ..usual() }, "guardrails.max_slow_rate"),
         (Guardrails { max_refused_rate: Some(-0.1), ..usual() }, "guardrails.max_refused_rate"),
         (Guardrails { latency_ms: Some(0.0), ..usual() }, "guardrails.latency_ms"),
+        (Guardrails { max_latency_ratio: Some(1.1), ..usual() }, "guardrails.max_latency_ratio"),
         (Guardrails { min_requests: 0, ..usual() }, "guardrails.min_requests"),
         (Guardrails { alpha: 0.0, ..usual() }, "guardrails.alpha"),
     ] {
@@ -207,4 +208,29 @@ fn one_unit_breaks_nothing_whatever_it_did_before_and_among_whom() {
         }
         fails(ones, 60, Some("segment=vip"), "refused");
     }
+}
+
+#[test]
+fn a_slower_revision_is_told_by_the_time_that_most_take() {
+    let guardrails = Guardrails { max_latency_ratio: Some(1.5), ..Guardrails::default() };
+    let check = |requests: u64, alike: f64, slower: f64, expected: &str| {
+        let mut observed = Observed::new(&["live", "next"]);
+        for (arm, times) in [(0, 1.0), (1, slower)] {
+            let each = (0..requests).map(|at| times * 0.01 * (1.0 + at as f64 / requests as f64));
+            observed.values.push((arm, "latency-seconds".into(), None, each.collect()));
+            observed.count(arm, "latency-seconds", requests).count(arm, "requests", requests);
+            let sum = requests as f64;
+            let units = Measure { count: 9, sum, sum_of_squares: sum * alike };
+            observed.put(arm, "since-plan:requests-of-units", None, units);
+        }
+        let before = Evidence::default();
+        let evidence = guardrails.evidence(&observed, [0, 1], Since::Plan).since(&before);
+        let judged = format!("{:?}", guardrails.judge(&evidence));
+        assert!(judged.starts_with(expected), "{requests} {slower}: {judged}");
+    };
+    check(2000, 1.0, 1.0, "Pass");
+    check(2000, 1.0, 1.1, "Pass");
+    check(2000, 1.0, 3.0, "Fail(\"95 % of the requests took at most");
+    check(100, 1.0, 1.1, "Hold");
+    check(2000, 100.0, 3.0, "Hold");
 }
