@@ -57,6 +57,26 @@ impl Design {
         self.sequential(each, Effect::new((candidate - baseline).abs()).ok()?)
     }
 
+    /// Units of both arms together for one look at [`fixed::proportions`](crate::fixed::proportions)
+    /// to show that the candidate's rate is higher by less than `margin`, when both have this rate:
+    /// (z₁₋α⸝₂ + z_power)² p(1 − p)(1/share + 1/(1 − share)) / margin² (Blackwelder 1982, Controlled
+    /// Clinical Trials 3:345, with alpha / 2 for the one side). `None` when the rate is none.
+    pub fn not_worse(&self, rate: f64, margin: Effect) -> Option<u64> {
+        let (reach, power) = self.quantiles();
+        let deviation = (rate * (1.0 - rate)).sqrt();
+        let error = margin.value() / (reach + power);
+        whole(self.of_one(deviation, deviation)? / (error * error))
+    }
+
+    /// The most units of both arms together that [`sequential::guardrail`] takes to show the same,
+    /// when it looks all the time; on average it takes fewer.
+    pub fn sequential_not_worse(&self, rate: f64, margin: Effect) -> Option<u64> {
+        let deviation = (rate * (1.0 - rate)).sqrt();
+        let each = self.of_one(deviation, deviation)?;
+        // It is two tests, each with half of alpha.
+        Self { alpha: self.alpha.among(2), ..*self }.sequential(each, margin)
+    }
+
     fn sequential(&self, each: f64, effect: Effect) -> Option<u64> {
         let truth = effect.value();
         let weak =

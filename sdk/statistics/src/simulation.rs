@@ -437,3 +437,89 @@ fn draws_are_distributed_as_they_should_be() {
     let first = frequency(|random| arms[0].draw(random) > arms[1].draw(random));
     assert!((first - probability_best(&arms)[0]).abs() < 0.015, "{first}");
 }
+
+/// Whether a guardrail of a margin ever decides, at 10 looks.
+fn guardrail_decides(random: &mut Random, units: u64, rates: (f64, f64), margin: f64) -> bool {
+    let (mut before, mut after) = (Proportion::default(), Proportion::default());
+    let effect = Effect::new(margin).unwrap();
+    (1..=10).any(|_| {
+        for _ in 0..units / 10 {
+            let candidate = random.chance(0.5);
+            let (arm, rate) =
+                if candidate { (&mut after, rates.1) } else { (&mut before, rates.0) };
+            arm.trials += 1;
+            arm.successes += u64::from(random.chance(rate));
+        }
+        let compared = sequential::guardrail(before, after, effect, alpha());
+        compared.interval.at_most(margin) != Verdict::Inconclusive
+    })
+}
+
+#[test]
+fn guardrails_give_few_false_alarms_and_have_the_designed_power() {
+    // Exactly at the margin it neither holds nor is it broken.
+    alarms("guardrail", |random| guardrail_decides(random, 1_000, (0.05, 0.10), 0.05));
+    let margin = Effect::new(0.05).unwrap();
+    let units = design(0.5).sequential_not_worse(0.1, margin).unwrap();
+    power("sequential non-inferiority", |random| {
+        let (mut before, mut after) = (Proportion::default(), Proportion::default());
+        (0..units).any(|_| {
+            let arm = if random.chance(0.5) { &mut after } else { &mut before };
+            arm.trials += 1;
+            arm.successes += u64::from(random.chance(0.1));
+            // The quicker of its two tests first.
+            let tuned = sequential::proportions(before, after, alpha().among(2), margin);
+            tuned.interval.at_most(0.05) == Verdict::Holds && {
+                let both = sequential::guardrail(before, after, margin, alpha());
+                both.interval.at_most(0.05) == Verdict::Holds
+            }
+        })
+    });
+    let units = design(0.5).not_worse(0.1, margin).unwrap();
+    power("fixed non-inferiority", |random| {
+        let draw = |random: &mut Random| Proportion {
+            successes: (0..units / 2).filter(|_| random.chance(0.1)).count() as u64,
+            trials: units / 2,
+        };
+        let (before, after) = (draw(random), draw(random));
+        fixed::proportions(before, after, alpha()).interval.at_most(0.05) == Verdict::Holds
+    });
+}
+
+#[test]
+fn ratios_of_events_and_of_quantiles_give_few_false_alarms_at_any_time() {
+    // Twice as frequent in the second stage, for both.
+    alarms("ratio of events", |random| {
+        let share = |share| Events { baseline: 0, candidate: 0, share: Share::new(share).unwrap() };
+        let mut stages = [share(0.05), share(0.5)];
+        (0..20).any(|look| {
+            for _ in 0..20 {
+                let stage = &mut stages[usize::from(look >= 8)];
+                if random.chance(stage.share.value()) {
+                    stage.candidate += 1;
+                } else {
+                    stage.baseline += 1;
+                }
+            }
+            sequential::events(&stages, alpha()).decision != Decision::Undecided
+        })
+    });
+    let bounds: Vec<f64> = (-12..=12).map(|at| libm::exp(f64::from(at) / 4.0)).collect();
+    let of = Quantile::new(0.9).unwrap();
+    let excluded = |random: &mut Random, times: f64| {
+        let mut counts = [vec![0; bounds.len() + 1], vec![0; bounds.len() + 1]];
+        (0..30).any(|_| {
+            for _ in 0..50 {
+                let candidate = random.chance(0.5);
+                let value = libm::exp(random.normal()) * if candidate { times } else { 1.0 };
+                let bucket = bounds.partition_point(|&bound| bound < value);
+                counts[usize::from(candidate)][bucket] += 1;
+            }
+            let [before, after] = &counts;
+            let [before, after] = [before, after].map(|counts| Buckets { bounds: &bounds, counts });
+            !sequential::quantile_ratio(&before, &after, of, alpha()).contains(1.0)
+        })
+    };
+    alarms("ratio of quantiles", |random| excluded(random, 1.0));
+    assert!(frequency(|random| excluded(random, 3.0)) > 0.95);
+}
