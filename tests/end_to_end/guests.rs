@@ -13,8 +13,9 @@ use crate::{
 type Guest = (&'static str, &'static [fn()]);
 
 /// All of `tests/guests/`.
-const GUESTS: [Guest; 9] = [
+const GUESTS: [Guest; 10] = [
     ("empty", &[processors::a_failure_is_one_requests_failure]),
+    ("every-model", &[processors::a_processor_runs_two_models_at_once]),
     ("forbidden-import", &[refusals::components_that_are_no_plugins_are_refused]),
     ("host-calls", &[host_calls::no_sequence_of_host_calls_harms_the_host]),
     ("observer", &[routing_ticks::variants_have_shares_by_what_is_observed_of_them]),

@@ -1,6 +1,7 @@
 //! Processors that fail, and what the others see.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 
 use serde_json::json;
 
@@ -265,4 +266,54 @@ fn a_client_that_goes_away_frees_its_instance() {
     host.send(&Request::healthy()).check_error("meanwhile", 503, "overloaded");
     drop(taken);
     until("the instance is free", || host.send(&Request::healthy()).status == 200);
+}
+
+/// The ticks that each of the host's threads for models has worked.
+fn worked(host: &Host) -> BTreeMap<String, u64> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", host.process())).unwrap();
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    let worked = stats.filter_map(|stat| {
+        // The number, the name in brackets, then from the third on by spaces; the 14th is the time.
+        let (thread, rest) = stat.split_once(" (berth-infer) ")?;
+        Some((thread.to_owned(), rest.split(' ').nth(11)?.parse().ok()?))
+    });
+    worked.collect()
+}
+
+#[test]
+pub(crate) fn a_processor_runs_two_models_at_once() {
+    let host = Host::start_with(&["--max-runs", "2"]);
+    host.push("plugin", "every-model", &guest("every-model"));
+    let roles = ["first", "second"].map(|role| {
+        let extra = role.len() as i64;
+        host.push_model(role, &onnx::turns(extra));
+        format!("{role} = \"{role}@1\"")
+    });
+    let main = variant("main", "every-model@1", &roles.join(", "), "");
+    host.apply(&format!("name = \"both\"\ntimeout_ms = 3600000\n{main}"));
+    let turns = |turns: i64| {
+        let n = json!({"name": "n", "datatype": "INT64", "shape": [], "data": [turns]});
+        let body = json!({"inputs": [n]}).to_string();
+        Request::post("/v2/models/both/infer", "application/json", body)
+    };
+    let answer = host.send(&turns(3)).json();
+    for role in ["first", "second"] {
+        let outputs = answer["outputs"].as_array().unwrap();
+        let output = outputs.iter().find(|output| output["name"] == format!("{role}.y")).unwrap();
+        assert_eq!(output["data"], json!([3]), "{role}");
+    }
+    if !cfg!(target_os = "linux") {
+        eprintln!("skipped: what threads work is seen on Linux alone");
+        return;
+    }
+    // Neither ever ends, so that one that waited for the other would not begin.
+    let before = worked(&host);
+    let mut endless = host.connect();
+    endless.start(&turns(i64::MAX / 2)).unwrap();
+    until("two threads work for one request", || {
+        let now = worked(&host);
+        let more =
+            |(thread, ticks): &(&String, &u64)| **ticks > before.get(*thread).unwrap_or(&0) + 5;
+        now.iter().filter(more).count() == 2
+    });
 }
