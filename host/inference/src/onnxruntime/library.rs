@@ -1,7 +1,7 @@
 //! Finds, checks and loads ONNX Runtime's shared library.
 
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -168,16 +168,36 @@ fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
     unsafe { libloading::Library::new(path) }
 }
 
-/// Says how much is missing of a library for Linux whose end is not there. The system would load it,
-/// and end the process where something reaches for that end.
-fn cut_off(path: &Path) -> Option<String> {
+/// Says what is wrong with a file that the system does not load and says misleading things of, or
+/// loads to its own harm: what is no file would keep whoever opens it waiting, and a library for Linux
+/// whose end is not there would end the process where something reaches for that end.
+fn unfit(path: &Path) -> Option<String> {
+    // A bare name is the system's to find.
+    if !path.metadata().ok()?.is_file() {
+        return Some("it is not a file".to_owned());
+    }
     let mut file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
     // The layout is that of ELF, here of 64 bits and with the lowest byte first: where the table of
     // what is loaded begins, how long an entry is and how many there are; of an entry its kind, 1 for
-    // what is loaded, and place and length in the file.
+    // what is loaded, and place and length in the file. Before them are the bits and the processor.
     let mut head = [0; 64];
     file.read_exact(&mut head).ok()?;
+    if !head.starts_with(b"\x7fELF") {
+        return None;
+    }
+    let mut own = [0; 20];
+    let executable = std::env::current_exe().and_then(File::open);
+    let known = executable.and_then(|mut file| file.read_exact(&mut own)).is_ok();
+    if known
+        && own.starts_with(b"\x7fELF")
+        && (&own[4..6], &own[18..]) != (&head[4..6], &head[18..20])
+    {
+        return Some(format!(
+            "it is built for another processor; install one for {}",
+            std::env::consts::ARCH
+        ));
+    }
     if !head.starts_with(b"\x7fELF\x02\x01") {
         return None;
     }
@@ -194,6 +214,13 @@ fn cut_off(path: &Path) -> Option<String> {
     (end > length).then(|| format!("it has {length} bytes and lacks {}", end - length))
 }
 
+/// `OrtApiBase` of a library that may be another one and have nothing in it.
+#[repr(C)]
+struct Base {
+    api: Option<unsafe extern "system" fn(u32) -> *const sys::OrtApi>,
+    version: Option<unsafe extern "system" fn() -> *const c_char>,
+}
+
 /// The version of the ONNX Runtime in a file. `ort` panics where this answers with an error.
 fn inspect(path: &Path) -> Result<String, RuntimeError> {
     let problem = |error: libloading::Error| RuntimeError::NotLoadable {
@@ -201,7 +228,7 @@ fn inspect(path: &Path) -> Result<String, RuntimeError> {
         problem: super::why(&error),
     };
     let other = || RuntimeError::NotOnnxRuntime { path: path.to_path_buf() };
-    if let Some(problem) = cut_off(path) {
+    if let Some(problem) = unfit(path) {
         return Err(RuntimeError::NotLoadable { path: path.to_path_buf(), problem });
     }
     let library = open(path).map_err(problem)?;
@@ -211,12 +238,17 @@ fn inspect(path: &Path) -> Result<String, RuntimeError> {
     }
     .map_err(|_| other())?;
     // SAFETY: ONNX Runtime answers with null or a pointer to a structure of its own.
-    let base = unsafe { base().as_ref() }.ok_or_else(other)?;
+    let base = unsafe { base().cast::<Base>().as_ref() }.ok_or_else(other)?;
+    let (api, version) = base.api.zip(base.version).ok_or_else(other)?;
+    // SAFETY: ONNX Runtime answers with a string.
+    let version = unsafe { version() };
+    if version.is_null() {
+        return Err(other());
+    }
     // SAFETY: the version is a string that ONNX Runtime keeps while it is loaded.
-    let version =
-        unsafe { CStr::from_ptr((base.GetVersionString)()) }.to_string_lossy().into_owned();
+    let version = unsafe { CStr::from_ptr(version) }.to_string_lossy().into_owned();
     // SAFETY: any number may be asked for; ONNX Runtime answers null to one that it lacks.
-    if unsafe { (base.GetApi)(sys::ORT_API_VERSION) }.is_null() {
+    if unsafe { api(sys::ORT_API_VERSION) }.is_null() {
         return Err(RuntimeError::TooOld { path: path.to_path_buf(), version });
     }
     Ok(version)

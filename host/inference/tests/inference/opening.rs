@@ -33,6 +33,16 @@ fn a_library_that_will_not_do_is_named_with_the_way_out() {
         &["other.so", "not ONNX Runtime"],
     );
     check_library(&library(folder.path(), "empty", EMPTY), &["empty.so", "not ONNX Runtime"]);
+    check_library(&library(folder.path(), "bare", BARE), &["bare.so", "not ONNX Runtime"]);
+    check_library(&library(folder.path(), "mute", MUTE), &["mute.so", "not ONNX Runtime"]);
+    let made = Command::new("mkfifo").arg(file("pipe.so")).status().unwrap();
+    assert!(made.success());
+    check_library(&file("pipe.so"), &["does not load", "pipe.so", "it is not a file"]);
+    let mut foreign = std::fs::read(file("empty.so")).unwrap();
+    // The processor, as ELF numbers them: one that nobody builds for.
+    foreign[18..20].copy_from_slice(&[0xfe, 0xfe]);
+    std::fs::write(file("foreign.so"), foreign).unwrap();
+    check_library(&file("foreign.so"), &["does not load", "foreign.so", "another processor"]);
     check_library(
         &library(folder.path(), "old", OLD),
         &["old.so", "1.10.0", "too old", "install 1.22"],
@@ -42,6 +52,21 @@ fn a_library_that_will_not_do_is_named_with_the_way_out() {
 /// Answers no API at all.
 const EMPTY: &str =
     "#[unsafe(no_mangle)] pub extern \"C\" fn OrtGetApiBase() -> *const u8 { std::ptr::null() }";
+
+/// Answers one with no functions.
+const BARE: &str = r#"
+static BASE: [usize; 2] = [0, 0];
+#[unsafe(no_mangle)] pub extern "C" fn OrtGetApiBase() -> *const [usize; 2] { &BASE }
+"#;
+
+/// Has no version.
+const MUTE: &str = r#"
+#[repr(C)] pub struct Base(extern "C" fn(u32) -> *const u8, extern "C" fn() -> *const u8);
+extern "C" fn api(_: u32) -> *const u8 { std::ptr::null() }
+extern "C" fn version() -> *const u8 { std::ptr::null() }
+static BASE: Base = Base(api, version);
+#[unsafe(no_mangle)] pub extern "C" fn OrtGetApiBase() -> *const Base { &BASE }
+"#;
 
 /// Answers as a version of ONNX Runtime does that lacks the API asked for.
 const OLD: &str = r#"
