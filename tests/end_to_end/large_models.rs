@@ -116,8 +116,11 @@ fn a_data_file_that_was_cut_short_is_refused() {
     let weights = file.with_file_name(WEIGHTS);
     let length = weights.metadata().unwrap().len();
     fs::File::options().write(true).open(&weights).unwrap().set_len(length - 1).unwrap();
-    let part = "model big: the file is no complete ONNX model; export or copy it again";
-    host.refused(&["model", "push", "big", file.to_str().unwrap()], part);
+    let part = format!(
+        "has weights in the data file {WEIGHTS:?} up to byte {length}, and that file has {}: copy it again",
+        length - 1
+    );
+    host.refused(&["model", "push", "big", file.to_str().unwrap()], &part);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! their own, which its tensors name. [`beside`] finds the names without reading weights: it goes from
 //! message to message, and passes over whatever is none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
@@ -48,6 +48,18 @@ pub enum DataFileError {
         /// The system's words.
         problem: String,
     },
+    /// A file ends before the weights that the model has in it.
+    #[error(
+        "has weights in the data file {name:?} up to byte {needed}, and that file has {length}: copy it again, or export the model again"
+    )]
+    Short {
+        /// Its name.
+        name: String,
+        /// Bytes that it would have.
+        needed: u64,
+        /// Bytes that it has.
+        length: u64,
+    },
     /// A file is none, or a link.
     #[error(
         "names the data file {0:?}, which is no file but a link or a folder: put the file itself there"
@@ -56,7 +68,7 @@ pub enum DataFileError {
 }
 
 /// The data files that the model in `file` names, by their names relative to its folder. Each is
-/// there, below that folder, and no link. Of what is no ONNX model, the names up to there.
+/// there, below that folder, no link, and as long as its weights need it to be. Of what is no ONNX model, the names up to there.
 pub fn beside(file: &Path) -> Result<BTreeMap<String, PathBuf>, DataFileError> {
     let model = File::open(file)?;
     if !model.metadata()?.is_file() {
@@ -68,10 +80,13 @@ pub fn beside(file: &Path) -> Result<BTreeMap<String, PathBuf>, DataFileError> {
         _ => Path::new("."),
     };
     let folder = folder.canonicalize()?;
-    let found = named.into_iter().map(|name| {
+    let found = named.into_iter().map(|(name, needed)| {
         let path = folder.join(&name);
         match path.canonicalize() {
-            Ok(real) if real == path && path.is_file() => Ok((name, path)),
+            Ok(real) if real == path && path.is_file() => match path.metadata()?.len() {
+                length if length < needed => Err(DataFileError::Short { name, needed, length }),
+                _ => Ok((name, path)),
+            },
             Ok(_) => Err(DataFileError::NoFile(name)),
             Err(error) => Err(DataFileError::Missing { name, problem: error.to_string() }),
         }
@@ -95,15 +110,15 @@ pub fn plain_name(name: &str) -> Option<String> {
     fits.then(|| parts.join("/"))
 }
 
-/// The names, and no look at whether anything is there.
-fn named(file: impl Read + Seek) -> Result<BTreeSet<String>, DataFileError> {
+/// The names, and where the last weights end in each; no look at whether anything is there.
+fn named(file: impl Read + Seek) -> Result<BTreeMap<String, u64>, DataFileError> {
     let mut file = BufReader::new(file);
     let length = file.seek(SeekFrom::End(0))?;
     file.rewind()?;
     if length > MODEL_LENGTH {
         return Err(DataFileError::TooLarge);
     }
-    let mut walk = Walk { file, at: 0, found: BTreeSet::new() };
+    let mut walk = Walk { file, at: 0, found: BTreeMap::new() };
     match walk.message(Message::Model, length, 0) {
         // What is no protocol buffer is the runtime's to refuse, in its words.
         Ok(()) | Err(Stop::NoMessage) => Ok(walk.found),
@@ -159,10 +174,18 @@ enum Value {
     Other,
 }
 
+/// A pair of key and value of a tensor whose elements are elsewhere: the file, or its offset or length
+/// there.
+enum Pair {
+    Location(String),
+    Bytes(u64),
+    Other,
+}
+
 struct Walk<R: Read + Seek> {
     file: BufReader<R>,
     at: u64,
-    found: BTreeSet<String>,
+    found: BTreeMap<String, u64>,
 }
 
 impl<R: Read + Seek> Walk<R> {
@@ -172,11 +195,17 @@ impl<R: Read + Seek> Walk<R> {
             return Err(Stop::NoMessage);
         }
         let (mut locations, mut is_external) = (Vec::new(), false);
+        let mut weights_end = 0_u64;
         while self.at < end {
             let (field, value) = self.field(end)?;
             match (message, field, value) {
                 (Message::Tensor, 13, Value::Bytes(length)) => {
-                    locations.extend(self.location(self.at + length)?);
+                    match self.pair(self.at + length)? {
+                        Pair::Location(name) => locations.push(name),
+                        // What overflows is the runtime's to refuse.
+                        Pair::Bytes(bytes) => weights_end = weights_end.saturating_add(bytes),
+                        Pair::Other => {}
+                    }
                 }
                 (Message::Tensor, 14, Value::Number(place)) => is_external = place == 1,
                 (_, _, Value::Bytes(length)) => match message.inside(field) {
@@ -187,7 +216,10 @@ impl<R: Read + Seek> Walk<R> {
             }
         }
         if is_external {
-            self.found.extend(locations);
+            for name in locations {
+                let end = self.found.entry(name).or_default();
+                *end = weights_end.max(*end);
+            }
         }
         if self.found.len() > MOST {
             return Err(Stop::Error(DataFileError::TooMany));
@@ -195,19 +227,25 @@ impl<R: Read + Seek> Walk<R> {
         Ok(())
     }
 
-    /// The file that one of a tensor's pairs of key and value names, if it is that pair.
-    fn location(&mut self, end: u64) -> Result<Option<String>, Stop> {
-        let (mut is_location, mut name) = (false, String::new());
+    /// What one of a tensor's pairs of key and value says.
+    fn pair(&mut self, end: u64) -> Result<Pair, Stop> {
+        let (mut key, mut value) = (String::new(), String::new());
         while self.at < end {
             match self.field(end)? {
-                (1, Value::Bytes(length)) => is_location = self.text(length)? == "location",
-                (2, Value::Bytes(length)) => name = self.text(length)?,
+                (1, Value::Bytes(length)) => key = self.text(length)?,
+                (2, Value::Bytes(length)) => value = self.text(length)?,
                 (_, Value::Bytes(length)) => self.skip(length)?,
                 _ => {}
             }
         }
-        let plain = || plain_name(&name).ok_or(Stop::Error(DataFileError::Outside(name.clone())));
-        is_location.then(plain).transpose()
+        Ok(match key.as_str() {
+            "location" => match plain_name(&value) {
+                Some(name) => Pair::Location(name),
+                None => return Err(Stop::Error(DataFileError::Outside(value))),
+            },
+            "offset" | "length" => Pair::Bytes(value.parse().unwrap_or(0)),
+            _ => Pair::Other,
+        })
     }
 
     /// The next field of a message that ends at `end`: of bytes, before them; else behind it.

@@ -20,7 +20,7 @@ fn with(constants: &[Message]) -> Vec<u8> {
 fn check(what: &str, model: &[u8], expected: Result<&[&str], &str>) {
     match (named(Cursor::new(model)), expected) {
         (Ok(found), Ok(expected)) => {
-            assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{what}");
+            assert_eq!(found.keys().map(String::as_str).collect::<Vec<_>>(), expected, "{what}");
         }
         (Err(error), Err(part)) => {
             let error = error.to_string();

@@ -395,8 +395,10 @@ impl From<ort::Error> for Refusal {
             _ if is_memory(problem) => Self::Memory(problem.to_owned()),
             // So it speaks of an empty file.
             _ if problem.contains("No graph was found") => Self::NotAModel(problem.to_owned()),
-            // And so of weights beyond the end of their file.
-            _ if problem.contains("External initializer") && problem.contains("file_length") => {
+            // And so of weights beyond the end of their file, or of another size than their tensor.
+            _ if problem.contains("External initializer") && problem.contains("file_length")
+                || problem.contains("external data size mismatch") =>
+            {
                 Self::NotAModel(problem.to_owned())
             }
             _ => Self::Unsupported(problem.to_owned()),

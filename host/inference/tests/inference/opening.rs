@@ -220,6 +220,32 @@ async fn weights_may_lie_beside_the_model() {
         run(&beside, &[x], &[]).await.unwrap()
     );
 
+    // Weights that end early, and such as are not of their tensor's size.
+    let folder = tempfile::tempdir().unwrap();
+    let sized = |held: usize, offset: usize, length: usize| {
+        let file = folder.path().join("model.onnx");
+        let weights = external("w", DataType::Fp32, &[4], ("w.bin", offset, length));
+        let port = |name| port(name, DataType::Fp32, &[4]);
+        let add = [node("Add", &["x", "w"], &["y"])];
+        std::fs::write(&file, model(graph(&add, &[weights], &[port("x")], &[port("y")]))).unwrap();
+        std::fs::write(folder.path().join("w.bin"), vec![0; held]).unwrap();
+        let opened = runtime.open("tested@1", &file, &ModelOptions::default());
+        opened.err().map(|error| error.to_string())
+    };
+    let short = "weights in the data file \"w.bin\" up to byte 24, and that file has 20";
+    let size = "no complete ONNX model; export or copy it again";
+    for (held, offset, length, part) in [
+        (24, 8, 16, None),
+        (20, 8, 16, Some(short)),
+        (64, 0, 32, Some(size)),
+        (64, 0, 8, Some(size)),
+    ] {
+        let error = sized(held, offset, length);
+        let said =
+            error.as_deref().is_some_and(|error| part.is_some_and(|part| error.contains(part)));
+        assert!(said || (error.is_none() && part.is_none()), "{held} {offset} {length}: {error:?}");
+    }
+
     // What is larger than any model, and takes no room here.
     let folder = tempfile::tempdir().unwrap();
     let large = folder.path().join("large.onnx");
