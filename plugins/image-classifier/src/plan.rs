@@ -102,6 +102,7 @@ fn pick<'a>(
             ConfigError::new(key, format!("{model} has no {key} `{name}`; it has {}", names()))
         })?,
         (None, [only]) => only,
+        (None, []) => return Err(ConfigError::new(key, format!("{model} has no {key} at all"))),
         (None, _) => {
             return Err(ConfigError::new(
                 key,
@@ -371,6 +372,8 @@ mod tests {
             let error = planned(json, inputs.to_vec(), &[-1, 10]).unwrap_err();
             assert!(error.key == "input" && error.message.contains(part), "{json}: {error:?}");
         }
+        let error = planned("{}", Vec::new(), &[-1, 10]).unwrap_err();
+        assert_eq!((&*error.key, &*error.message), ("input", "m@1 has no input at all"));
     }
 
     #[test]
