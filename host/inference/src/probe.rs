@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch;
 use crate::deadline::Deadlines;
-use crate::onnxruntime::session::Session;
+use crate::onnxruntime::session::{OWN, Session};
 use crate::pace::clock;
 
 /// What a model's file may say under this key of its metadata: [`TOGETHER`] or [`ALONE`].
@@ -86,7 +86,8 @@ pub(crate) fn judge(session: &Arc<Session>, most: Option<u32>, deadlines: &Deadl
     if most.is_some_and(|most| most <= 1) {
         return Batching::Alone { why: "so it is configured".to_owned() };
     }
-    let declared = session.properties.iter().find(|(key, _)| key == DECLARED);
+    let declared =
+        session.properties.iter().find(|(key, _)| key.strip_prefix(OWN) == Some(DECLARED));
     match declared.map(|(_, value)| value.as_str()) {
         Some(TOGETHER) => match session.leading.as_ref() {
             Err(why) if !session.leads() => return refused(why.clone()),

@@ -18,7 +18,7 @@ use super::check;
 use super::library::Library;
 use super::providers::{Device, ProviderProblem, Providers};
 use super::value::{self, Lent, Value};
-use super::words::{is_memory, one_line};
+use super::words::{is_memory, one_line, shown, without_paths};
 use crate::data_files::DataFileError;
 use crate::model::Few;
 
@@ -227,8 +227,9 @@ impl Session {
             Err(Refusal::Unsupported("an input or output is of an unknown type".to_owned()))
         });
         let session = session.map_err(|refusal| {
-            let (name, file, version) =
-                (name.to_owned(), file.to_path_buf(), library.version.clone());
+            let (name, version) = (name.to_owned(), library.version.clone());
+            let refusal = refusal.map(|problem| without_paths(&problem, file));
+            let file = file.to_path_buf();
             match refusal {
                 Refusal::NotAModel(problem) => {
                     OpenError::NotAModel { name, file, version, problem }
@@ -380,6 +381,19 @@ enum Refusal {
     Provider(ProviderProblem),
 }
 
+impl Refusal {
+    fn map(self, words: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::NotAModel(problem) => Self::NotAModel(words(problem)),
+            Self::Unsupported(problem) => Self::Unsupported(words(problem)),
+            Self::Memory(problem) => Self::Memory(words(problem)),
+            Self::Provider(ProviderProblem { provider, problem }) => {
+                Self::Provider(ProviderProblem { provider, problem: words(problem) })
+            }
+        }
+    }
+}
+
 impl From<ort::Error> for Refusal {
     fn from(error: ort::Error) -> Self {
         let message = one_line(error.message());
@@ -510,12 +524,17 @@ fn names(types: &[TensorType]) -> Vec<CString> {
     types.iter().map(|ty| CString::new(ty.name.as_bytes()).unwrap_or_default()).collect()
 }
 
+/// What is before the names of a file's own metadata among its properties.
+pub(crate) const OWN: &str = "metadata.";
+/// Of its own metadata so many are taken, the first by name.
+const PROPERTIES: usize = 256;
+
 /// What the model's file says of itself.
 fn properties(session: &ort::session::Session) -> Vec<(String, String)> {
     let mut properties = Vec::new();
     let mut add = |name: &str, value: Option<String>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
-            properties.push((name.to_owned(), value));
+            properties.push((name.to_owned(), shown(&value)));
         }
     };
     add(
@@ -536,8 +555,8 @@ fn properties(session: &ort::session::Session) -> Vec<(String, String)> {
         );
         let mut keys = metadata.custom_keys().unwrap_or_default();
         keys.sort();
-        for key in keys {
-            add(&key, metadata.custom(&key));
+        for key in keys.iter().filter(|key| !key.is_empty()).take(PROPERTIES) {
+            add(&format!("{OWN}{}", shown(key)), metadata.custom(key));
         }
     }
     properties

@@ -1,4 +1,6 @@
-//! ONNX Runtime's messages, for people.
+//! What ONNX Runtime and models' files say, for people.
+
+use std::path::Path;
 
 /// A message on one line, without the places in ONNX Runtime's source that it names before what it
 /// says: `/onnxruntime_src/onnxruntime/core/graph/model.cc:256 Model::Model(ModelProto&&) `.
@@ -17,6 +19,28 @@ pub(super) fn one_line(message: &str) -> String {
     }
     said.truncate(said.trim_end().len());
     said
+}
+
+/// A message of a model's file, without the places where the host keeps that and the files beside it.
+pub(super) fn without_paths(message: &str, file: &Path) -> String {
+    let mut message = message.to_owned();
+    for file in [Some(file.to_path_buf()), file.canonicalize().ok()].into_iter().flatten() {
+        message = message.replace(&*file.to_string_lossy(), "the file");
+        if let Some(folder) = file.parent().filter(|folder| folder.parent().is_some()) {
+            message = message.replace(&format!("{}/", folder.display()), "");
+        }
+    }
+    message
+}
+
+/// The longest text of a model's file that is shown, in bytes.
+const SHOWN: usize = 1024;
+
+/// A text of a model's file as it is shown: not too long, and nothing that a terminal would obey.
+pub(super) fn shown(text: &str) -> String {
+    let end = text.floor_char_boundary(SHOWN);
+    let kept = text[..end].chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
+    kept.chain((end < text.len()).then_some('…')).collect()
 }
 
 /// Whether a message says that there was no memory.
@@ -73,6 +97,32 @@ mod tests {
             ("Could not find an implementation for Add(14)", false),
         ] {
             assert_eq!(is_memory(message), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn places_of_the_host_are_left_out() {
+        for (message, expected) in [
+            ("open file /store/partial/ab/w.bin fail", "open file w.bin fail"),
+            (
+                "Load model from /store/partial/ab/model.onnx failed",
+                "Load model from the file failed",
+            ),
+            ("/store/partial is not it", "/store/partial is not it"),
+        ] {
+            assert_eq!(without_paths(message, Path::new("/store/partial/ab/model.onnx")), expected);
+        }
+        assert_eq!(without_paths("a / b", Path::new("/model.onnx")), "a / b");
+    }
+
+    #[test]
+    fn texts_are_cut_and_harmless() {
+        for (text, expected) in [
+            ("plain", "plain".to_owned()),
+            ("a\n\u{1b}[31mb", "a\u{fffd}\u{fffd}[31mb".to_owned()),
+            (&"ü".repeat(513), "ü".repeat(512) + "…"),
+        ] {
+            assert_eq!(shown(text), expected);
         }
     }
 

@@ -268,8 +268,29 @@ fn a_model_describes_itself() {
         model.properties().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(
         properties,
-        [("opset", "17"), ("producer", "berth"), ("graph", "graph"), ("task", "testing")]
+        [("opset", "17"), ("producer", "berth"), ("graph", "graph"), ("metadata.task", "testing")]
     );
+    for (key, value, expected) in [
+        // Not what the host says of it.
+        ("opset", "99", Some(("metadata.opset", "99".to_owned()))),
+        ("k", "a\n\u{1b}[31mb", Some(("metadata.k", "a\u{fffd}\u{fffd}[31mb".to_owned()))),
+        ("k", &*"v".repeat(5000), Some(("metadata.k", "v".repeat(1024) + "…"))),
+        ("k", "", None),
+        ("", "v", None),
+    ] {
+        let identity = graph(
+            &[node("Identity", &["x"], &["y"])],
+            &[],
+            &[port("x", DataType::Fp32, &[1])],
+            &[port("y", DataType::Fp32, &[1])],
+        );
+        let model = open(&runtime, &model_with(identity, key, value)).unwrap();
+        let [opset, rest @ ..] = model.properties() else { panic!("no properties") };
+        assert_eq!(opset, &("opset".to_owned(), "17".to_owned()));
+        let own = rest.iter().find(|(key, _)| key != "producer" && key != "graph");
+        let own = own.map(|(key, value)| (key.as_str(), value.clone()));
+        assert_eq!(own, expected, "{key:?} = {value:?}");
+    }
     let symbols: Vec<_> = model
         .symbols()
         .iter()
