@@ -7,11 +7,17 @@ use std::time::Duration;
 use crate::support::files::tensors;
 use berth_onnx::networks::dense;
 
-use crate::support::{Host, Request, beside};
+use serde_json::json;
+
+use crate::support::{Host, Request, beside, onnx, until};
 
 /// Swaps before the first look, and between it and the last.
-const FIRST: usize = 10;
-const SWAPS: usize = 50;
+const FIRST: usize = 16;
+const SWAPS: usize = 48;
+/// Versions, each of a model of its own. By the time that one is back, it was let go of.
+const VERSIONS: usize = 16;
+/// What was replaced is let go of within a second, where nothing is kept warm.
+const LET_GO: Duration = Duration::from_millis(2500);
 
 /// What a host holds.
 const HELD: [&str; 5] = ["threads", "tokio's threads", "files", "mappings", "resident KiB"];
@@ -72,4 +78,24 @@ fn swaps_under_load_leave_nothing_behind() {
         eprintln!("{HELD:?}: {before:?}, after {SWAPS} swaps {now:?}");
         assert!(flat, "more is held than {most:?}");
     });
+}
+
+/// One request that takes 600 MB within the model, which ONNX Runtime keeps for the next.
+#[test]
+fn what_one_request_took_within_a_model_is_given_back() {
+    let host = Host::start();
+    host.push_model("sums", &onnx::sum_of_zeros());
+    host.apply(&tensors("sums", "sums@1"));
+    let sum = |count: u64| {
+        let input = json!({"name": "n", "datatype": "INT64", "shape": [1], "data": [count]});
+        let body = json!({"inputs": [input]}).to_string();
+        let answer = host.send(&Request::post("/v2/models/sums/infer", "application/json", body));
+        assert_eq!(answer.output(), [0.0]);
+    };
+    sum(1);
+    let resident = || holds(&host)[4];
+    let before = resident();
+    let taken = host.grown_by(|| sum(150_000_000));
+    assert!(taken > 500 << 20, "{taken} bytes");
+    until("it is given back", || resident() < before + (100 << 10));
 }

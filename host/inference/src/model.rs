@@ -1,8 +1,8 @@
 //! What a model takes and answers, and one inference on it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use berth_tensor::{DataType, NamedTensor, Tensor, TensorType};
@@ -15,9 +15,15 @@ use crate::deadline::{Answer, Ticket};
 use crate::executor::{Lane, Share};
 use crate::onnxruntime::Providers;
 use crate::onnxruntime::session::{Session, Stop};
-use crate::pace::{LONG, Pace, SMALL, STALLED};
+use crate::pace::{self, LONG, Pace, SMALL, STALLED};
 use crate::probe::{self, Batching, Seen};
 use crate::runtime::Lanes;
+
+/// What runs of a model may leave behind for the next ones, in bytes.
+const KEPT: u64 = 64 << 20;
+/// Those of a model that needs more with every run take it anew after so long: a millisecond for each
+/// few MiB, which is then less than a hundredth of the time.
+const GIVES_BACK: Duration = Duration::from_secs(10);
 
 /// Why an inference gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +63,7 @@ pub struct Opened {
     equal: Vec<EqualDimensions>,
     batching: Batching,
     pace: Pace,
+    gave_back: Mutex<Option<Instant>>,
     runs: AtomicU64,
     requests: AtomicU64,
     /// Runs together that failed.
@@ -151,6 +158,7 @@ impl Opened {
             bytes,
             batching,
             pace,
+            gave_back: Mutex::default(),
             runs: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -204,6 +212,26 @@ impl Opened {
     pub fn take_counts(&self) -> (u64, u64) {
         let take = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
         (take(&self.runs), take(&self.requests))
+    }
+
+    /// Gives the system back what runs have left, if that is much and it is some time ago that it was:
+    /// ONNX Runtime keeps it for the next run. Called every second or so. With an ONNX Runtime before
+    /// 1.23 it does nothing.
+    pub fn give_memory_back(&self) {
+        let mut last = self.gave_back.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < GIVES_BACK) {
+            return;
+        }
+        let kept = match self.session.kept() {
+            Ok(kept) => kept.filter(|&kept| kept > KEPT),
+            Err(problem) => return tracing::debug!("memory of model {}: {problem}", self.name),
+        };
+        let Some(kept) = kept else { return };
+        *last = Some(Instant::now());
+        match pace::give_back(&self.session) {
+            Ok(()) => tracing::debug!("model {} gives back {kept} bytes", self.name),
+            Err(problem) => tracing::debug!("model {} keeps {kept} bytes: {problem}", self.name),
+        }
     }
 
     /// An estimate of the memory that it holds while it is open, in bytes: the size of its

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use berth_tensor::Tensor;
 
 use crate::deadline::Deadlines;
-use crate::onnxruntime::session::Session;
+use crate::onnxruntime::session::{Session, Stop};
 
 /// A run that is expected to take less stays on its caller's thread: handing it over would cost
 /// about as much.
@@ -148,6 +148,16 @@ fn warm_up(session: &Arc<Session>, deadlines: &Deadlines) -> Result<(Duration, u
         shortest = shortest.min(clock(session).saturating_sub(start));
     }
     Ok((shortest, bytes))
+}
+
+/// Has a model give back the memory that its runs have left, by one on zeros that ends at once.
+pub(crate) fn give_back(session: &Arc<Session>) -> Result<(), String> {
+    let (tensors, _) = zeros(session)?;
+    let inputs: Vec<_> = tensors.iter().enumerate().collect();
+    let outputs: Vec<_> = (0..session.outputs.len()).collect();
+    // It was stopped, so that it fails.
+    let _ = session.run(&inputs, &outputs, &Stop::giving_back()?);
+    Ok(())
 }
 
 fn zeros(session: &Session) -> Result<(Vec<Tensor>, u64), String> {

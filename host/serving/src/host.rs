@@ -235,7 +235,8 @@ impl Host {
         ready.answer_all(&sample).await
     }
 
-    /// Frees revisions that were replaced and are no longer kept warm. Called every second or so.
+    /// Frees revisions that were replaced and are no longer kept warm, and what large runs have left.
+    /// Called every second or so.
     pub fn sweep(&self) {
         let expired = {
             let mut baking = self.baking.lock().unwrap_or_else(PoisonError::into_inner);
@@ -252,6 +253,7 @@ impl Host {
         };
         for revision in self.snapshot.load().live.values().flat_map(Endpoint::revisions) {
             for bound in revision.bound() {
+                bound.model.give_memory_back();
                 match bound.model.take_counts() {
                     (0, _) => {}
                     (runs, requests) => berth_monitor::ran_together(&bound.name, runs, requests),

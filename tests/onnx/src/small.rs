@@ -25,6 +25,13 @@ pub fn zeros() -> Vec<u8> {
     model(graph(&[node("ConstantOfShape", &["n"], &["y"])], &[], &[n], &[y]))
 }
 
+/// `y`, the sum of so many zeros, FP32, as `n`, INT64 [1], says: large within, and nothing of it seen.
+pub fn sum_of_zeros() -> Vec<u8> {
+    let (n, y) = (port("n", DataType::Int64, &[1]), port("y", DataType::Fp32, &[]));
+    let sum = integer(node("ReduceSum", &["zeros"], &["y"]), "keepdims", 0);
+    model(graph(&[node("ConstantOfShape", &["n"], &["zeros"]), sum], &[], &[n], &[y]))
+}
+
 /// `y = x` so many times over, for FP32 [1]: a large answer to a small question.
 pub fn wide(times: i64) -> Vec<u8> {
     let (x, y) = (port("x", DataType::Fp32, &[1]), port("y", DataType::Fp32, &[times]));

@@ -3,12 +3,14 @@
 //! - [`library`]: finds, checks and loads the shared library
 //! - [`session`]: a model opened in it
 //! - [`providers`]: what runs its operators
+//! - `arena`: memory that it keeps
 //! - `value`: tensors in its terms
 //! - `words`: its messages, for people
 //!
 //! Sessions are built and described through the `ort` crate. Runs and values go through the C API
 //! that it hands out, because `ort` allows one run at a time in a session.
 
+mod arena;
 pub mod library;
 pub mod providers;
 pub mod session;

@@ -14,6 +14,7 @@ use ort::sys;
 use ort::value::{Outlet, TensorElementType, ValueType};
 use smallvec::smallvec;
 
+use super::arena;
 use super::check;
 use super::library::Library;
 use super::providers::{Device, ProviderProblem, Providers};
@@ -154,6 +155,16 @@ impl Stop {
         RunOptions::new().map(Self).map_err(|error| one_line(error.message()))
     }
 
+    /// Of a run that ends before its first operator, and gives the system back what runs before have
+    /// left: ONNX Runtime does that at the end of a run alone.
+    pub(crate) fn giving_back() -> Result<Self, String> {
+        let mut stop = Self::new()?;
+        let [key, value] = arena::GIVE_BACK;
+        stop.0.set(key, value).map_err(|error| one_line(error.message()))?;
+        stop.stop();
+        Ok(stop)
+    }
+
     /// Lets the run end after the operator that it is in.
     pub(crate) fn stop(&self) {
         if let Err(error) = self.0.terminate() {
@@ -281,6 +292,11 @@ impl Session {
     pub(crate) fn leads(&self) -> bool {
         let mut ports = self.inputs.iter().chain(&self.outputs);
         ports.all(|port| port.shape.first().is_some_and(|&size| size < 0))
+    }
+
+    /// The bytes that runs have left for the next ones. None, with an ONNX Runtime before 1.23.
+    pub(crate) fn kept(&self) -> Result<Option<u64>, String> {
+        arena::kept(&self.session, &self.library.memory)
     }
 
     /// One run. Inputs and outputs are by index; what is put out is in the order asked for.
