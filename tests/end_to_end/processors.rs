@@ -57,11 +57,12 @@ const FAULTS: [(&str, u16, &str, &str); 38] = [
 ];
 
 /// Modes that other tests, or the rest of the same test, are for.
-const ELSEWHERE: [&str; 11] = [
+const ELSEWHERE: [&str; 12] = [
     "loop",
     "poll",
     "handles",
     "refused-outputs",
+    "overlong",
     "unwaited",
     "wrong-datatype",
     "create-refuse",

@@ -335,6 +335,26 @@ fn a_trap_at_an_apply_is_logged_whole_once() {
     assert_eq!(host.metric(trapped), 3.0);
 }
 
+#[test]
+fn bytes_that_make_no_tensor_are_not_copied() {
+    let host = Host::with_healthy(&["--processor-memory", "200"]);
+    host.push("plugin", "processor-faults", &guest("processor-faults"));
+    host.push_model("adder", &onnx::adder(1.0));
+    let main =
+        variant("main", "processor-faults@1", "default = \"adder@1\"", "mode = \"overlong\"");
+    host.apply(&format!("name = \"overlong\"\n{main}"));
+    beside(&host, &Request::healthy(), |_| {
+        let grown = host.grown_by(|| {
+            let answer = host.send(&Request::invoke("overlong", "x"));
+            answer.check_error("overlong", 500, "the plugin failed");
+            let entry = host.logged(answer.header("berth-prediction").unwrap());
+            assert!(entry.contains("takes 4 bytes, got 134217728"), "{entry}");
+        });
+        // The guest itself has 128 MiB of them.
+        assert!(grown < 192 << 20, "{grown} bytes");
+    });
+}
+
 /// What a model answers is held for the guest from the end of the run on, waited for or not.
 #[test]
 fn what_was_not_waited_for_is_on_the_account() {

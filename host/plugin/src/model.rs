@@ -5,7 +5,7 @@ use std::sync::Arc;
 use berth_inference::InferenceError;
 use berth_tensor::{DataType, NamedTensor, Tensor, TensorType};
 use tokio::task::JoinHandle;
-use wasmtime::component::{Linker, Resource};
+use wasmtime::component::{Linker, Resource, WasmList};
 
 use crate::bindings::processor::berth::plugin::model::{
     Description, Error, Host, HostInference, HostModel, HostTensor,
@@ -13,7 +13,7 @@ use crate::bindings::processor::berth::plugin::model::{
 use crate::bindings::processor::berth::plugin::types;
 use crate::exchange::{NAME, slice};
 use crate::processor::BoundModel;
-use crate::state::{Charge, OverHostBytes, State};
+use crate::state::{Charge, NotCopied, OverHostBytes, State};
 
 /// A model as the guest holds it.
 pub struct OpenModel(BoundModel);
@@ -61,11 +61,10 @@ impl HostTensor for State {
         shape: Vec<u64>,
         data: Vec<u8>,
     ) -> wasmtime::Result<Result<Resource<Tensor>, Error>> {
-        let length = data.len() as u64;
-        match Tensor::new(from_wit(datatype), shape, data) {
-            Ok(tensor) => self.hand(tensor, length),
-            Err(problem) => Ok(Err(Error::InvalidTensor((String::new(), problem.to_string())))),
-        }
+        Ok(match self.account.copied(from_wit(datatype), shape, &data) {
+            Ok(tensor) => Ok(self.table.push(tensor)?),
+            Err(problem) => Err(problem.into()),
+        })
     }
 
     fn datatype(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<types::Datatype> {
@@ -206,23 +205,31 @@ impl HostInference for State {
     }
 }
 
-impl State {
-    /// Puts a tensor into the table on the guest's account.
-    pub(crate) fn hand(
-        &mut self,
-        tensor: Tensor,
-        length: u64,
-    ) -> wasmtime::Result<Result<Resource<Tensor>, Error>> {
-        Ok(match self.account.hold(length) {
-            Ok(()) => Ok(self.table.push(tensor)?),
-            Err(OverHostBytes(limit)) => Err(Error::TooLarge(limit)),
-        })
+impl From<NotCopied> for Error {
+    fn from(problem: NotCopied) -> Self {
+        match problem {
+            NotCopied::Unfit(problem) => Self::InvalidTensor((String::new(), problem.to_string())),
+            NotCopied::Over(OverHostBytes(limit)) => Self::TooLarge(limit),
+        }
     }
 }
 
-/// Replaces the calls that hand out data by ones that copy it once, straight into the guest.
+/// Replaces the calls that take and hand out data by ones that copy it once, straight from the guest,
+/// once it is known to fit, and straight into it.
 pub(crate) fn add_copies_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut model = linker.instance("berth:plugin/model@0.1.0")?;
+    model.func_wrap(
+        "[static]tensor.create",
+        |mut store, (datatype, shape, data): (types::Datatype, Vec<u64>, WasmList<u8>)| {
+            store.data_mut().called();
+            let bytes = data.as_le_slice(&store);
+            let made = store.data().account.copied(from_wit(datatype), shape, bytes);
+            Ok((match made {
+                Ok(tensor) => Ok(store.data_mut().table.push(tensor)?),
+                Err(problem) => Err(Error::from(problem)),
+            },))
+        },
+    )?;
     model.func_wrap("[method]tensor.data", |mut store, (tensor,): (Resource<Tensor>,)| {
         Ok((store.data_mut().called().table.get(&tensor)?.data().clone(),))
     })?;

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use berth_inference::{InferenceError, Model};
 use berth_tensor::{DataType, NamedTensor, Tensor};
 use bytes::Bytes;
-use wasmtime::component::{Linker, Resource, ResourceTableError};
+use wasmtime::component::{Linker, Resource, ResourceTableError, WasmList};
 
 use crate::bindings::processor::wasi::nn::{errors, graph, inference, tensor};
 use crate::exchange::NAME;
 use crate::guest_log::cut;
 use crate::model::size;
 use crate::processor::BoundModel;
-use crate::state::{OverHostBytes, State};
+use crate::state::{Account, NotCopied, OverHostBytes, State};
 
 use errors::ErrorCode;
 use tensor::TensorType;
@@ -64,6 +64,26 @@ impl NnTensor {
     }
 }
 
+impl Account {
+    /// A tensor of the guest's with a copy of `data`, which is not made before all is known to fit.
+    fn nn_tensor(
+        &self,
+        dimensions: Vec<u32>,
+        ty: DataType,
+        data: &[u8],
+    ) -> Result<NnTensor, OverHostBytes> {
+        let shape = dimensions.iter().map(|&dimension| dimension.into()).collect();
+        let (code, problem) = match self.copied(ty, shape, data) {
+            Ok(tensor) => return Ok(NnTensor::Fit(tensor)),
+            Err(NotCopied::Over(over)) => (ErrorCode::TooLarge, over.to_string()),
+            Err(NotCopied::Unfit(problem)) => (ErrorCode::InvalidArgument, problem.to_string()),
+        };
+        let unfit = NnTensor::Unfit { dimensions, ty, code, problem };
+        self.hold(unfit.held())?;
+        Ok(unfit)
+    }
+}
+
 impl State {
     /// The model bound to a role, or a sentence that says that none is.
     pub(crate) fn role(&self, role: &str) -> Result<&BoundModel, String> {
@@ -104,18 +124,8 @@ impl tensor::HostTensor for State {
         ty: TensorType,
         data: Vec<u8>,
     ) -> wasmtime::Result<Resource<NnTensor>> {
-        let ty = datatype(ty);
-        let shape = dimensions.iter().map(|&dimension| dimension.into()).collect();
-        let (code, problem) = match Tensor::new(ty, shape, data) {
-            Ok(tensor) => match self.account.hold(tensor.data().len() as u64) {
-                Ok(()) => return Ok(self.table.push(NnTensor::Fit(tensor))?),
-                Err(over) => (ErrorCode::TooLarge, over.to_string()),
-            },
-            Err(problem) => (ErrorCode::InvalidArgument, problem.to_string()),
-        };
-        let unfit = NnTensor::Unfit { dimensions, ty, code, problem };
-        self.account.hold(unfit.held())?;
-        Ok(self.table.push(unfit)?)
+        let made = self.account.nn_tensor(dimensions, datatype(ty), &data)?;
+        Ok(self.table.push(made)?)
     }
 
     fn dimensions(&mut self, tensor: Resource<NnTensor>) -> wasmtime::Result<Vec<u32>> {
@@ -270,14 +280,22 @@ impl errors::HostError for State {
     }
 }
 
-/// Replaces the call that hands out data by one that copies it once, straight into the guest.
+/// Replaces the calls that take and hand out data by ones that copy it once, straight from the guest,
+/// once it is known to fit, and straight into it.
 pub(crate) fn add_copies_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    linker.instance("wasi:nn/tensor@0.2.0-rc-2024-10-28")?.func_wrap(
-        "[method]tensor.data",
-        |mut store, (tensor,): (Resource<NnTensor>,)| {
-            Ok((store.data_mut().called().nn_tensor(&tensor)?.data(),))
+    let mut tensor = linker.instance("wasi:nn/tensor@0.2.0-rc-2024-10-28")?;
+    tensor.func_wrap(
+        "[constructor]tensor",
+        |mut store, (dimensions, ty, data): (Vec<u32>, TensorType, WasmList<u8>)| {
+            store.data_mut().called();
+            let bytes = data.as_le_slice(&store);
+            let made = store.data().account.nn_tensor(dimensions, datatype(ty), bytes)?;
+            Ok((store.data_mut().table.push(made)?,))
         },
-    )
+    )?;
+    tensor.func_wrap("[method]tensor.data", |mut store, (tensor,): (Resource<NnTensor>,)| {
+        Ok((store.data_mut().called().nn_tensor(&tensor)?.data(),))
+    })
 }
 
 fn beyond_wasi_nn(tensor: &Tensor) -> Option<String> {

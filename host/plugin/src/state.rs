@@ -8,6 +8,8 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use berth_inference::InferenceError;
+use berth_tensor::{DataType, Tensor, TensorError, tensor};
+use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
@@ -55,6 +57,13 @@ pub(crate) enum Stop {
     Cpu,
 }
 
+/// Why bytes of the guest's were not copied into a tensor.
+#[derive(Debug)]
+pub(crate) enum NotCopied {
+    Unfit(TensorError),
+    Over(OverHostBytes),
+}
+
 /// The host would have to hold more for the guest than its limit, in bytes.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -90,6 +99,21 @@ impl Account {
     /// Takes note of bytes that the host is to hold.
     pub(crate) fn hold(&self, bytes: u64) -> Result<(), OverHostBytes> {
         self.host_bytes.hold(bytes)
+    }
+
+    /// A tensor with a copy of the guest's bytes, held from then on.
+    pub(crate) fn copied(
+        &self,
+        datatype: DataType,
+        shape: Vec<u64>,
+        data: &[u8],
+    ) -> Result<Tensor, NotCopied> {
+        tensor::check(datatype, &shape, data).map_err(NotCopied::Unfit)?;
+        let charge = self.host_bytes.charge(data.len() as u64).map_err(NotCopied::Over)?;
+        let tensor = Tensor::new(datatype, shape, Bytes::copy_from_slice(data));
+        let tensor = tensor.map_err(NotCopied::Unfit)?;
+        charge.hand_over();
+        Ok(tensor)
     }
 
     pub(crate) fn release(&self, bytes: u64) {

@@ -70,6 +70,28 @@ pub fn elements(shape: &[u64]) -> Option<u64> {
     Some(product)
 }
 
+/// Checks what [`Tensor::new`] checks, of data that is not to be copied before.
+pub fn check(datatype: DataType, shape: &[u64], data: &[u8]) -> Result<(), TensorError> {
+    if shape.len() > DIMENSIONS {
+        return Err(TensorError::TooManyDimensions(shape.len()));
+    }
+    let too_many = || TensorError::TooManyElements(shape.to_vec());
+    let count = elements(shape).ok_or_else(too_many)?;
+    let Some(size) = datatype.size() else {
+        return check_byte_strings(data, count).map_err(|problem| TensorError::Elements {
+            shape: shape.to_vec(),
+            expected: count,
+            problem,
+        });
+    };
+    let expected = count.checked_mul(size as u64).ok_or_else(too_many)?;
+    let actual = data.len() as u64;
+    if expected != actual {
+        return Err(TensorError::Length { shape: shape.to_vec(), datatype, expected, actual });
+    }
+    Ok(())
+}
+
 impl Tensor {
     /// A tensor of `shape` (outermost dimension first; empty for a scalar) from its data: row-major,
     /// little endian, without padding.
@@ -79,32 +101,7 @@ impl Tensor {
         data: impl Into<Bytes>,
     ) -> Result<Self, TensorError> {
         let data = data.into();
-        if shape.len() > DIMENSIONS {
-            return Err(TensorError::TooManyDimensions(shape.len()));
-        }
-        let Some(count) = elements(&shape) else {
-            return Err(TensorError::TooManyElements(shape));
-        };
-        match datatype.size() {
-            Some(size) => {
-                let Some(expected) = count.checked_mul(size as u64) else {
-                    return Err(TensorError::TooManyElements(shape));
-                };
-                if expected != data.len() as u64 {
-                    return Err(TensorError::Length {
-                        shape,
-                        datatype,
-                        expected,
-                        actual: data.len() as u64,
-                    });
-                }
-            }
-            None => {
-                if let Err(problem) = check_byte_strings(&data, count) {
-                    return Err(TensorError::Elements { shape, expected: count, problem });
-                }
-            }
-        }
+        check(datatype, &shape, &data)?;
         Ok(Self { datatype, shape, data })
     }
 

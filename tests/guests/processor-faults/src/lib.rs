@@ -60,6 +60,8 @@ enum Mode {
     Tensors,
     /// Makes tensors in the host over `wasi:nn`, far more than it may hold there, and uses the last.
     TensorsNn,
+    /// Makes a tensor of four bytes in the host from 128 MiB, over `wasi:nn` and `model`.
+    Overlong,
     /// Starts three inferences, waits for none, and makes a tensor of 2 MiB in the host again and
     /// again, until the host refuses it.
     Unwaited,
@@ -215,6 +217,12 @@ impl Faults {
                 let last = made.pop().ok_or_else(|| Error::plugin("none was made"))?;
                 let context = nn::graph::load_by_name("default")?.init_execution_context()?;
                 context.compute(vec![(input()?.name, last)])?;
+                Ok(())
+            }
+            Mode::Overlong => {
+                let data = vec![1; 128 << 20];
+                nn::tensor::Tensor::new(&[4], nn::tensor::TensorType::U8, &data);
+                host::Tensor::create(DataType::Uint8, &[4], &data)?;
                 Ok(())
             }
             Mode::Unwaited => {
