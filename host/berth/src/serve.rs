@@ -108,6 +108,7 @@ pub(crate) struct Serve {
 
 impl Serve {
     pub(crate) fn run(self) -> anyhow::Result<()> {
+        large_blocks_apart();
         let filter = EnvFilter::try_from_env("BERTH_LOG")
             .unwrap_or_else(|_| EnvFilter::new("info,ort=warn"));
         let ansi = std::io::stderr().is_terminal();
@@ -278,5 +279,16 @@ pub(crate) fn say(text: &str) {
             eprintln!("berth: the output cannot be written: {error}");
         }
         std::process::exit(1);
+    }
+}
+
+/// Has the allocator take every block of 4 MiB or more from the system and give it back when it is
+/// freed. glibc else takes larger ones too from what it keeps once one was freed, and so keeps what
+/// models leave that are swapped.
+fn large_blocks_apart() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: takes plain numbers; that it may fail changes nothing but what is kept.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 4 << 20);
     }
 }
