@@ -44,11 +44,11 @@ impl Host {
                 "endpoint {endpoint:?} records no predictions, so none can be told from another: [predictions] in its file has them recorded"
             )));
         };
-        let spec = Arc::clone(&recording.spec);
+        let declared = Arc::clone(&recording.declared);
         let _turn = self.feedbacks.acquire().await;
         let (host, name) = (Arc::clone(self), endpoint.to_owned());
         let done = blocking(move || {
-            let (received, rewards) = keep(&host, &name, said, &spec)?;
+            let (received, rewards) = keep(&host, &name, said, &declared.spec)?;
             for (of, value) in &rewards {
                 // Where the client named the variant itself, nothing is to be learned of a draw.
                 let Some(drawn) = &of.drawn else { continue };

@@ -263,7 +263,7 @@ impl Host {
         let revisions: Vec<_> =
             self.snapshot.load().live.values().flat_map(Endpoint::revisions).collect();
         self.recorder().keep(revisions.iter().filter_map(|revision| {
-            Some((revision.endpoint.as_str(), &*revision.recording.as_ref()?.spec))
+            Some((revision.endpoint.as_str(), &revision.recording.as_ref()?.declared.spec))
         }));
         let sweeps = self.sweeps.fetch_add(1, Ordering::Relaxed);
         if sweeps.is_multiple_of(EXPIRE) {

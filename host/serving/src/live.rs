@@ -11,7 +11,7 @@ use berth_plugin::{
     Bindings, Body, BoundModel, Call, CallError, Evaluation, Processor, Reply, Reports, Request,
     unit_hash,
 };
-use berth_tensor::{Digest, Name, NamedTensor};
+use berth_tensor::{Digest, Name, NamedTensor, TensorType};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -108,6 +108,24 @@ pub(crate) enum Way {
     Model(Arc<Model>),
     /// A processor has the request.
     Processor(Box<Processing>),
+}
+
+impl Way {
+    /// The tensors that it takes, as far as it says.
+    pub(crate) fn inputs(&self) -> &[TensorType] {
+        match self {
+            Self::Model(model) => model.inputs(),
+            Self::Processor(processing) => &processing.signature.inputs,
+        }
+    }
+
+    /// The tensors that it answers, as far as it says.
+    pub(crate) fn outputs(&self) -> &[TensorType] {
+        match self {
+            Self::Model(model) => model.outputs(),
+            Self::Processor(processing) => &processing.signature.outputs,
+        }
+    }
 }
 
 /// A processor, and what its calls need.

@@ -235,10 +235,10 @@ impl Workshop {
             direct: revision.direct,
             routing,
             warm_up: revision.warm_up.clone(),
-            recording: revision.predictions.as_ref().map(|spec| Recording {
-                recorder: Arc::clone(&self.recorder),
-                spec: Arc::new(spec.clone()),
-            }),
+            recording: revision
+                .predictions
+                .as_ref()
+                .map(|spec| Recording::new(&self.recorder, spec, &variants)),
             variants,
             share,
             most_instances: self.instances_of(&revision.limits),

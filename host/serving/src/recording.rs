@@ -3,30 +3,50 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use berth_monitor::predictions::{Content, Filter, Prediction, PredictionsSpec, Recorder};
+use berth_monitor::predictions::{
+    Content, Declared, Filter, Prediction, PredictionsSpec, Recorder,
+};
 use berth_plugin::{Body, Reply, Request, unit_hash};
 use berth_store::Said;
-use berth_tensor::Name;
+use berth_tensor::{Name, TensorType};
 use bytes::BytesMut;
 use serde_json::{Map, Value};
 
 use crate::ended::Ended;
 use crate::error::{ControlError, RequestError};
 use crate::host::Host;
-use crate::live::LiveRevision;
+use crate::live::{LiveRevision, LiveVariant, Way};
 use crate::rolling::ARMS;
 use crate::view::no_endpoint;
 
 /// Where a revision's predictions are recorded, and what of them.
 pub(crate) struct Recording {
     pub(crate) recorder: Arc<Recorder>,
-    pub(crate) spec: Arc<PredictionsSpec>,
+    pub(crate) declared: Arc<Declared>,
 }
 
 impl Recording {
+    /// Records what these variants answer, as `spec` says.
+    pub(crate) fn new(
+        recorder: &Arc<Recorder>,
+        spec: &PredictionsSpec,
+        variants: &[LiveVariant],
+    ) -> Self {
+        let [inputs, outputs] = [Way::inputs, Way::outputs].map(|types| {
+            let all = || variants.iter().flat_map(|variant| types(&variant.way));
+            // One that some have with another datatype has a column once a row has it.
+            let one = |ty: &&TensorType| {
+                all().all(|other| other.name != ty.name || other.datatype == ty.datatype)
+            };
+            all().filter(one).map(|ty| (ty.name.clone(), ty.datatype)).collect::<Vec<_>>()
+        });
+        let declared = Declared::new(spec.clone(), &inputs, &outputs);
+        Self { recorder: Arc::clone(recorder), declared: Arc::new(declared) }
+    }
+
     /// Whether a prediction is in the share that is recorded, by what chance it had.
     fn takes(&self, chance: u64) -> bool {
-        self.spec.share.is_none_or(|share| {
+        self.declared.spec.share.is_none_or(|share| {
             // Apart from the hash that draws its arm.
             let hash = unit_hash("predictions", None, chance);
             ((hash >> 11) as f64) < share * (1_u64 << 53) as f64
@@ -79,12 +99,12 @@ impl Host {
 impl LiveRevision {
     /// Hands a request over that came to its end, if it is to be recorded.
     pub(crate) fn record(&self, ended: &Ended<'_>) {
-        let Some(Recording { recorder, spec }) =
+        let Some(Recording { recorder, declared }) =
             self.recording.as_ref().filter(|recording| recording.takes(ended.prediction.chance()))
         else {
             return;
         };
-        let request = &**ended.request;
+        let (request, spec) = (&**ended.request, &declared.spec);
         let unit = self.unit.as_ref().filter(|unit| !spec.redact.contains(unit.as_str()));
         // What was predicted is looked for in all of the answer.
         let answer = ended.result.as_ref().ok();
@@ -113,7 +133,7 @@ impl LiveRevision {
             predicted: None,
             score: None,
         };
-        recorder.record(prediction, request.body.bytes(), spec);
+        recorder.record(prediction, request.body.bytes(), declared);
     }
 }
 

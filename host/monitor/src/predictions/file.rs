@@ -207,6 +207,15 @@ impl Table {
         true
     }
 
+    /// Has these columns too, where there is none of their name.
+    pub(crate) fn declare(&mut self, columns: &[Column]) {
+        for Column { name, kind } in columns {
+            if !self.places.contains_key(name) {
+                self.add(name.clone(), *kind);
+            }
+        }
+    }
+
     /// The only leaf of a column, with what it lacks of the rows before; its next row is to be pushed.
     fn at(&mut self, name: &str, kind: Kind) -> &mut Chunk {
         let place = self.place(name, kind);
@@ -303,7 +312,10 @@ fn write_file(
     replaces: &[String],
     fill: impl FnOnce(&mut Writer) -> parquet::errors::Result<()>,
 ) -> Result<Unplaced, FileError> {
-    let unplaced = Unplaced { partial: path.with_extension("partial"), path: path.to_owned() };
+    // What begins with a dot is passed over by whoever reads the folder.
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    let partial = path.with_file_name(format!(".{name}.partial"));
+    let unplaced = Unplaced { partial, path: path.to_owned() };
     let partial = &unplaced.partial;
     let wrong = || FileError::parquet(partial);
     let mut properties = WriterProperties::builder()

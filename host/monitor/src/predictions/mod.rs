@@ -24,5 +24,5 @@ pub use file::FileError;
 pub use query::{Filter, Summary, parse_id, show_id};
 pub use recorder::Recorder;
 pub use row::{Content, Prediction, numbers, text};
-pub use spec::{Kept, Labels, PredictionsSpec};
+pub use spec::{Declared, Kept, Labels, PredictionsSpec};
 pub use time::{now_ms, parse_span, parse_time, utc};

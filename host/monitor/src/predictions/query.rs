@@ -72,24 +72,6 @@ const SUMMARY: [&str; 11] = [
     "score",
 ];
 
-impl From<&Prediction> for Summary {
-    fn from(row: &Prediction) -> Self {
-        Self {
-            id: row.id,
-            revision: row.revision.clone(),
-            variant: row.variant.clone(),
-            drawn: row.drawn.clone(),
-            arm: row.arm.clone(),
-            unit: row.unit.clone(),
-            unit_hash: row.unit_hash,
-            slices: row.slices,
-            attributes: row.attributes.clone(),
-            predicted: row.predicted.clone(),
-            score: row.score,
-        }
-    }
-}
-
 impl Recorder {
     /// Shows each prediction that fits, by column, latest first, until `visit` has had enough.
     pub fn query(
@@ -126,14 +108,12 @@ impl Recorder {
         })
     }
 
-    /// Those of the predictions that were recorded.
+    /// Those of the predictions that were recorded, and are on the disk when this returns.
     pub fn find(&self, endpoint: &str, ids: &HashSet<u128>) -> Result<Vec<Summary>, FileError> {
-        let fresh = self.unwritten(ids.clone());
-        let mut found: Vec<Summary> =
-            fresh.iter().filter(|row| row.endpoint == endpoint).map(Summary::from).collect();
-        let known: HashSet<u128> = found.iter().map(|known| known.id).collect();
+        self.settle(ids);
+        let mut found = Vec::new();
         let mut by_hour: BTreeMap<String, BTreeSet<u128>> = BTreeMap::new();
-        for &id in ids.difference(&known) {
+        for &id in ids {
             by_hour.entry(hour(time_ms(id))).or_default().insert(id);
         }
         for (hour, mut ids) in by_hour {

@@ -14,7 +14,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use super::file::{self, FileError, GROUP_BYTES, GROUP_ROWS, Table, time_ms};
 use super::folder;
 use super::row::Prediction;
-use super::spec::PredictionsSpec;
+use super::spec::{Declared, PredictionsSpec};
 use super::time::{hour, now_ms};
 
 const RECORDED: &str = "berth_predictions_recorded_total";
@@ -24,6 +24,9 @@ const WAITING: &str = "berth_predictions_waiting_bytes";
 
 /// How long a prediction waits for others before it is written.
 const WAIT: Duration = Duration::from_secs(2);
+
+/// How soon it is written where somebody waits for that.
+const SOON: Duration = Duration::from_millis(50);
 
 /// How often files are merged and old ones deleted.
 const TIDY: Duration = Duration::from_secs(10);
@@ -58,8 +61,8 @@ pub struct Recorder {
 }
 
 enum Message {
-    Record(Box<Prediction>, Arc<PredictionsSpec>, usize),
-    Find(HashSet<u128>, SyncSender<Vec<Prediction>>),
+    Record(Box<Prediction>, Arc<Declared>, usize),
+    Find(HashSet<u128>, SyncSender<bool>),
     Flush(SyncSender<()>),
 }
 
@@ -92,14 +95,14 @@ impl Recorder {
 
     /// Takes a prediction to be recorded as its endpoint declares, whose request came with `sent` bytes, or
     /// drops and counts it when too much waits already.
-    pub fn record(&self, mut prediction: Prediction, sent: usize, spec: &Arc<PredictionsSpec>) {
+    pub fn record(&self, mut prediction: Prediction, sent: usize, declared: &Arc<Declared>) {
         let bytes = prediction.bytes();
         if self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes > self.most {
             self.waiting.fetch_sub(bytes, Ordering::Relaxed);
             return dropped(&prediction.endpoint, "full", 1);
         }
         prediction.take_apart(sent);
-        let message = Message::Record(Box::new(prediction), Arc::clone(spec), bytes);
+        let message = Message::Record(Box::new(prediction), Arc::clone(declared), bytes);
         // The thread ends after this does.
         let _ = self.queue.send(message);
     }
@@ -112,12 +115,14 @@ impl Recorder {
         }
     }
 
-    /// Which of these predictions were recorded, of those that are not on the disk yet.
-    pub(crate) fn unwritten(&self, ids: HashSet<u128>) -> Vec<Prediction> {
+    /// Waits until those of these predictions that were recorded are on the disk, or were dropped.
+    pub(crate) fn settle(&self, ids: &HashSet<u128>) {
         let (reply, found) = mpsc::sync_channel(1);
-        match self.queue.send(Message::Find(ids, reply)) {
-            Ok(()) => found.recv().unwrap_or_default(),
-            Err(_) => Vec::new(),
+        let asked = self.queue.send(Message::Find(ids.clone(), reply)).is_ok();
+        if asked && found.recv() == Ok(true) {
+            // What comes right after its answer is not to have a file for each.
+            thread::sleep(SOON);
+            self.flush();
         }
     }
 
@@ -171,7 +176,7 @@ struct Writer {
 
 /// An endpoint's predictions that are not on the disk yet.
 struct Open {
-    rows: Vec<Prediction>,
+    rows: Vec<(Prediction, Arc<Declared>)>,
     bytes: usize,
     since: Instant,
 }
@@ -182,13 +187,12 @@ impl Writer {
             let due = self.open.values().map(|open| open.since + WAIT).min();
             let wait = due.map_or(WAIT, |due| due.saturating_duration_since(Instant::now()));
             match messages.recv_timeout(wait) {
-                Ok(Message::Record(prediction, spec, bytes)) => {
-                    self.add(*prediction, &spec, bytes);
+                Ok(Message::Record(prediction, declared, bytes)) => {
+                    self.add(*prediction, declared, bytes);
                 }
                 Ok(Message::Find(ids, reply)) => {
-                    let rows = self.open.values().flat_map(|open| &open.rows);
-                    let found = rows.filter(|row| ids.contains(&row.id));
-                    let _ = reply.send(found.cloned().collect());
+                    let mut rows = self.open.values().flat_map(|open| &open.rows);
+                    let _ = reply.send(rows.any(|(row, _)| ids.contains(&row.id)));
                 }
                 Ok(Message::Flush(done)) => {
                     self.write(|_| true);
@@ -205,14 +209,14 @@ impl Writer {
         }
     }
 
-    fn add(&mut self, mut prediction: Prediction, spec: &PredictionsSpec, bytes: usize) {
-        prediction.keep(spec);
+    fn add(&mut self, mut prediction: Prediction, declared: Arc<Declared>, bytes: usize) {
+        prediction.keep(&declared.spec);
         let kept = prediction.bytes().min(bytes);
         self.waiting.fetch_sub(bytes - kept, Ordering::Relaxed);
         let open = self.open.entry(prediction.endpoint.clone());
         let open =
             open.or_insert_with(|| Open { rows: Vec::new(), bytes: 0, since: Instant::now() });
-        open.rows.push(prediction);
+        open.rows.push((prediction, declared));
         open.bytes += kept;
     }
 
@@ -235,13 +239,24 @@ impl Writer {
     }
 
     /// Writes rows in as many files as there are hours and kinds of columns, and says how many are there.
-    fn write_rows(&self, endpoint: &str, rows: &[Prediction]) -> (usize, Option<FileError>) {
+    fn write_rows(
+        &self,
+        endpoint: &str,
+        rows: &[(Prediction, Arc<Declared>)],
+    ) -> (usize, Option<FileError>) {
         let folder = self.folder.join(endpoint);
-        if let Err(error) = fs::create_dir_all(&folder) {
+        // That of the first prediction is to be found after a crash too.
+        let made = match folder.is_dir() {
+            true => Ok(()),
+            false => {
+                fs::create_dir_all(&folder).and_then(|()| fs::File::open(&self.folder)?.sync_all())
+            }
+        };
+        if let Err(error) = made {
             return (0, Some(FileError::Io { path: folder, error }));
         }
         let mut tables: Vec<(String, Table)> = Vec::new();
-        for row in rows {
+        for (row, _) in rows {
             let hour = hour(time_ms(row.id));
             let taken = tables.iter_mut().any(|(of, table)| *of == hour && table.push(row));
             if !taken {
@@ -249,6 +264,11 @@ impl Writer {
                 table.push(row);
                 tables.push((hour, table));
             }
+        }
+        // The latest first: where a name is of two kinds, the next rows have the later.
+        let declared = rows.chunk_by(|(_, a), (_, b)| Arc::ptr_eq(a, b)).rev();
+        for (_, declared) in declared.filter_map(<[_]>::first) {
+            tables.iter_mut().for_each(|(_, table)| table.declare(&declared.columns));
         }
         let mut written = 0;
         for (hour, table) in tables {

@@ -61,6 +61,23 @@ pub struct Prediction {
     pub score: Option<f64>,
 }
 
+/// What was sent, or what was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Input,
+    Output,
+}
+
+impl Side {
+    /// What its columns begin with.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Output => "output",
+        }
+    }
+}
+
 /// A part of what was sent or answered.
 #[derive(Clone, Debug)]
 pub enum Content {

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use berth_tensor::DataType;
 use serde::{Deserialize, Serialize};
+
+use super::column::{Column, Kind};
+use super::row::{BODY, Side};
 
 /// Days that predictions are kept, unless the endpoint file says otherwise.
 const KEEP_DAYS: u32 = 365;
@@ -103,10 +107,60 @@ impl PredictionsSpec {
         Ok(())
     }
 
+    /// What is kept of what was sent, or answered.
+    pub(crate) fn kept(&self, side: Side) -> &Kept {
+        match side {
+            Side::Input => &self.inputs,
+            Side::Output => &self.outputs,
+        }
+    }
+
     /// How long predictions are kept, in milliseconds, and how many bytes of them.
     pub(crate) fn keep(&self) -> (u64, u64) {
         let days = u64::from(self.keep_days.unwrap_or(KEEP_DAYS));
         let mib = self.keep_mib.unwrap_or(KEEP_MIB);
         (days * 86_400_000, mib.saturating_mul(1 << 20))
+    }
+}
+
+/// What an endpoint file says about recording, and the columns that follow from it.
+#[derive(Clone, Debug, Default)]
+pub struct Declared {
+    /// What the file says.
+    pub spec: PredictionsSpec,
+    /// Of what is kept of inputs and outputs, whether or not a row has it.
+    pub(crate) columns: Vec<Column>,
+}
+
+impl Declared {
+    /// With the tensors that are known to be taken and answered: those of others have columns once a row
+    /// has them.
+    pub fn new(
+        spec: PredictionsSpec,
+        inputs: &[(String, DataType)],
+        outputs: &[(String, DataType)],
+    ) -> Self {
+        let mut columns = Vec::new();
+        for (side, known) in [(Side::Input, inputs), (Side::Output, outputs)] {
+            let mut add = |name: &str, kind, beside: &str, of_beside| {
+                let name = format!("{}.{name}", side.name());
+                let beside = Column { name: format!("{name}.{beside}"), kind: of_beside };
+                columns.extend([Column { name, kind }, beside]);
+            };
+            let named = match spec.kept(side) {
+                Kept::Names(names) => names.as_slice(),
+                Kept::None | Kept::Tensors => &[],
+            };
+            for (name, datatype) in known {
+                let kept = *spec.kept(side) == Kept::Tensors || named.contains(name);
+                if kept && !spec.redact.contains(name) {
+                    add(name, Kind::Tensor(*datatype), "shape", Kind::Shape);
+                }
+            }
+            if named.iter().any(|name| name == BODY) && !spec.redact.contains(BODY) {
+                add(BODY, Kind::Blob, "type", Kind::Text);
+            }
+        }
+        Self { spec, columns }
     }
 }

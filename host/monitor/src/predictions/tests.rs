@@ -12,7 +12,7 @@ use super::folder::{compact, list, new_path, recover, retain};
 use super::query::{Filter, Summary};
 use super::recorder::Recorder;
 use super::row::{Content, Prediction};
-use super::spec::PredictionsSpec;
+use super::spec::{Declared, PredictionsSpec};
 use super::time::hour;
 
 /// An hour in milliseconds, and one that is long over.
@@ -90,7 +90,7 @@ fn a_crash_amid_a_merge_leaves_each_prediction_once() {
         list(&folder).iter().map(|part| Opened::open(&part.path).unwrap()).collect();
     // In its place, and what it has replaced still there; and another that was not written to its end.
     file::merge(&new_path(&folder, &hour(NINE)), &opened).unwrap().place().unwrap();
-    fs::write(folder.join("half.partial"), b"PAR1").unwrap();
+    fs::write(folder.join(".half.partial"), b"PAR1").unwrap();
     assert_eq!(names(&folder).len(), 4);
     recover(&folder);
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
@@ -121,13 +121,13 @@ fn columns_of_one_name_and_two_kinds_are_in_two_files() {
     let store = tempfile::tempdir().unwrap();
     let recorder = Recorder::start(store.path(), 1 << 20).unwrap();
     let spec = PredictionsSpec { inputs: super::Kept::Tensors, ..PredictionsSpec::default() };
-    let spec = std::sync::Arc::new(spec);
+    let declared = Declared::new(spec, &[("x".into(), DataType::Fp32)], &[]);
+    let declared = std::sync::Arc::new(declared);
     let kinds = [DataType::Fp32, DataType::Int64, DataType::Fp32, DataType::Uint8];
     let rows: Vec<_> = (0..).zip(kinds).map(|(n, kind)| row(NINE, n, kind)).collect();
-    rows.iter().for_each(|row| recorder.record(row.clone(), 0, &spec));
-    // Found before they are on the disk, and there.
+    rows.iter().for_each(|row| recorder.record(row.clone(), 0, &declared));
+    // What is found is on the disk.
     assert_eq!(recorder.find("e", &HashSet::from([rows[1].id, 7])).unwrap().len(), 1);
-    recorder.flush();
     assert_eq!(names(&store.path().join("predictions/e")).len(), 3);
     assert_eq!(ids(&recorder), rows.iter().map(|row| row.id).collect());
     assert_eq!(recorder.find("e", &HashSet::from([rows[1].id, 7])).unwrap().len(), 1);
