@@ -354,6 +354,7 @@ impl Host {
     pub(crate) async fn try_out(&self, revision: &Revision) -> Result<LiveRevision, ControlError> {
         let ready = self.workshop.prepare(revision, None).await?;
         ready.check_alike()?;
+        ready.check_recorded()?;
         self.warm_up(&ready).await?;
         Ok(ready)
     }

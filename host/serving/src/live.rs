@@ -119,6 +119,28 @@ impl Way {
         }
     }
 
+    /// Whether it says what it takes.
+    pub(crate) fn says_inputs(&self) -> bool {
+        match self {
+            Self::Model(_) => true,
+            Self::Processor(processing) => {
+                let signature = &processing.signature;
+                !(signature.inputs.is_empty() && signature.content_types.is_empty())
+            }
+        }
+    }
+
+    /// Whether it says what it answers.
+    pub(crate) fn says_outputs(&self) -> bool {
+        match self {
+            Self::Model(_) => true,
+            Self::Processor(processing) => {
+                let signature = &processing.signature;
+                !(signature.outputs.is_empty() && signature.answers.is_none())
+            }
+        }
+    }
+
     /// The tensors that it answers, as far as it says.
     pub(crate) fn outputs(&self) -> &[TensorType] {
         match self {

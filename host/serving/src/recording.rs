@@ -1,10 +1,11 @@
 //! What of a request is recorded.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use berth_monitor::predictions::{
-    Content, Declared, Filter, Prediction, PredictionsSpec, Recorder,
+    BODY, Content, Declared, Filter, Kept, Prediction, PredictionsSpec, Recorder,
 };
 use berth_plugin::{Body, Reply, Request, unit_hash};
 use berth_store::Said;
@@ -17,6 +18,7 @@ use crate::error::{ControlError, RequestError};
 use crate::host::Host;
 use crate::live::{LiveRevision, LiveVariant, Way};
 use crate::rolling::ARMS;
+use crate::spec::SpecError;
 use crate::view::no_endpoint;
 
 /// Where a revision's predictions are recorded, and what of them.
@@ -97,6 +99,52 @@ impl Host {
 }
 
 impl LiveRevision {
+    /// Refuses names among what is recorded that name nothing.
+    pub(crate) fn check_recorded(&self) -> Result<(), SpecError> {
+        let Some(Recording { declared, .. }) = &self.recording else { return Ok(()) };
+        let PredictionsSpec { inputs, outputs, redact, prediction, score, .. } = &declared.spec;
+        let ways = || self.variants.iter().map(|variant| &variant.way);
+        // A processor that says nothing of what it takes or answers may take or answer any.
+        let [takes, answers] = [Way::inputs, Way::outputs].map(|types| {
+            let names = ways().flat_map(types).map(|ty| ty.name.as_str());
+            names.collect::<BTreeSet<&str>>()
+        });
+        let (any_input, any_output) =
+            (ways().any(|way| !way.says_inputs()), ways().any(|way| !way.says_outputs()));
+        let input = |name: &str| any_input || takes.contains(name);
+        let output = |name: &str| any_output || answers.contains(name);
+        let field = |name: &str| name == BODY || name.starts_with('/');
+        let names = |kept: &Kept| match kept {
+            Kept::Names(names) => names.clone(),
+            Kept::None | Kept::Tensors => Vec::new(),
+        };
+        let attribute =
+            |name: &str| self.attributes.iter().any(|(known, _)| known.as_str() == name);
+        let place = |name: &Option<String>| name.iter().cloned().collect::<Vec<_>>();
+        let of_answer = |name: &str| name.starts_with('/') || output(name);
+        let list = |names: &BTreeSet<&str>| match names.is_empty() {
+            true => String::new(),
+            false => format!(", or of {}", names.iter().copied().collect::<Vec<_>>().join(", ")),
+        };
+        type Known<'a> = &'a dyn Fn(&str) -> bool;
+        let checks: [(&str, Vec<String>, Known<'_>, String); 5] = [
+            ("inputs", names(inputs), &|name| field(name) || input(name), format!("no input: give \"body\", a field of it such as \"/user/id\"{}", list(&takes))),
+            ("outputs", names(outputs), &|name| field(name) || output(name), format!("no output: give \"body\", a field of it such as \"/label\"{}", list(&answers))),
+            ("redact", redact.iter().cloned().collect(), &|name| {
+                name == "predicted" || field(name) || attribute(name) || input(name) || output(name)
+            }, "no attribute, input or output, and neither \"body\", a field of it such as \"/user/email\", nor \"predicted\"".to_owned()),
+            ("prediction", place(prediction), &of_answer, format!("no output: give a field of the body such as \"/label\"{}", list(&answers))),
+            ("score", place(score), &of_answer, format!("no output: give a field of the body such as \"/score\"{}", list(&answers))),
+        ];
+        for (key, names, known, problem) in checks {
+            if let Some(name) = names.iter().find(|name| !known(name)) {
+                let problem = format!("{name:?} is {problem}");
+                return Err(SpecError::new(format!("predictions.{key}"), problem));
+            }
+        }
+        Ok(())
+    }
+
     /// Hands a request over that came to its end, if it is to be recorded.
     pub(crate) fn record(&self, ended: &Ended<'_>) {
         let Some(Recording { recorder, declared }) =
@@ -108,7 +156,6 @@ impl LiveRevision {
         let unit = self.unit.as_ref().filter(|unit| !spec.redact.contains(unit.as_str()));
         // What was predicted is looked for in all of the answer.
         let answer = ended.result.as_ref().ok();
-        let answer = answer.filter(|_| !spec.outputs.is_none() || spec.prediction.is_some());
         let (inputs, outputs) =
             (if spec.inputs.is_none() { Vec::new() } else { sent(request) }, answer.map(answered));
         let prediction = Prediction {

@@ -120,7 +120,11 @@ impl Host {
             predicted: outputs.as_ref().ok().and_then(|outputs| spec.predicted(outputs)),
             latency_ms,
         };
-        Ok(compared(recorded, replayed, outputs.unwrap_or_default(), &spec))
+        let declared = self.revision_of(&endpoint, &recorded.revision);
+        let declared = declared.and_then(|digest| self.revision(digest)).ok();
+        let declared = declared.and_then(|revision| revision.predictions).unwrap_or_default();
+        let outputs = declared.answered(outputs.unwrap_or_default());
+        Ok(compared(recorded, replayed, outputs, &spec))
     }
 
     /// The revision to replay through: the one that answers, or made ready for this.
@@ -187,6 +191,7 @@ fn body(recorded: &Prediction) -> Result<Body, ControlError> {
                 return Ok(Body::Bytes { content_type, bytes });
             }
             Content::Tensor(named) => tensors.push(named.clone()),
+            Content::Field { .. } => {}
         }
     }
     match tensors.is_empty() {
@@ -252,6 +257,9 @@ fn difference(before: &Content, now: &Content) -> Vec<String> {
         (Content::Tensor(before), Content::Tensor(now)) => of_tensors(name, before, now),
         (Content::Body { bytes: before, .. }, Content::Body { bytes: now, .. }) => {
             of_bodies(name, before, now)
+        }
+        (Content::Field { text: before, .. }, Content::Field { text: now, .. }) => {
+            if before == now { Vec::new() } else { vec![format!("{name}: {before} -> {now}")] }
         }
         _ => vec![format!("{name}: of another kind")],
     }

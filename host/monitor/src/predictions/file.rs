@@ -188,19 +188,22 @@ impl Table {
                 continue;
             }
             done.extend(names.iter().map(|(name, _)| name.clone()));
-            let [(first, kind), (second, other)] = &names;
-            match part {
-                Content::Tensor(NamedTensor { tensor, .. }) => {
+            match (part, &names[..]) {
+                (Content::Tensor(NamedTensor { tensor, .. }), [(first, kind), (second, other)]) => {
                     self.at(first, *kind).push_tensor(tensor);
                     let shape = tensor.shape().iter().map(|&size| size as i64);
                     self.at(second, *other).push_int64(shape);
                 }
-                Content::Body { content_type, bytes } => {
+                (Content::Body { content_type, bytes }, [(first, kind), (second, other)]) => {
                     self.at(first, *kind).push_bytes([bytes.clone()]);
                     if let Some(content_type) = content_type {
                         self.at(second, *other).push_bytes([some(content_type)]);
                     }
                 }
+                (Content::Field { text, .. }, [(name, kind)]) => {
+                    self.at(name, *kind).push_bytes([some(text)]);
+                }
+                _ => {}
             }
         }
         self.rows += 1;
@@ -240,15 +243,19 @@ impl Table {
     }
 }
 
-fn columns_of(side: &str, part: &Content) -> [(String, Kind); 2] {
+fn columns_of(side: &str, part: &Content) -> Vec<(String, Kind)> {
     match part {
-        Content::Tensor(NamedTensor { name, tensor }) => [
+        Content::Tensor(NamedTensor { name, tensor }) => vec![
             (format!("{side}.{name}"), Kind::Tensor(tensor.datatype())),
             (format!("{side}.{name}.shape"), Kind::Shape),
         ],
         Content::Body { .. } => {
-            [(format!("{side}.{BODY}"), Kind::Blob), (format!("{side}.{BODY}.type"), Kind::Text)]
+            vec![
+                (format!("{side}.{BODY}"), Kind::Blob),
+                (format!("{side}.{BODY}.type"), Kind::Text),
+            ]
         }
+        Content::Field { name, .. } => vec![(format!("{side}.{name}"), Kind::Text)],
     }
 }
 

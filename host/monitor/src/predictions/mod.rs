@@ -3,6 +3,7 @@
 //! - [`spec`]: what an endpoint file says about recording
 //! - [`row`]: a prediction
 //! - `column`: columns, as Parquet keeps them
+//! - `fields`: fields of bodies of JSON
 //! - [`file`]: files, written, merged and read
 //! - [`folder`]: the files of an endpoint
 //! - [`recorder`]: the queue, and the threads that write and tidy up
@@ -10,6 +11,7 @@
 //! - [`time`]: times, as they are shown and asked for
 
 mod column;
+mod fields;
 pub mod file;
 pub mod folder;
 pub mod query;
@@ -23,6 +25,6 @@ pub mod time;
 pub use file::FileError;
 pub use query::{Filter, Summary, parse_id, show_id};
 pub use recorder::Recorder;
-pub use row::{Content, Prediction, numbers, text};
+pub use row::{BODY, Content, Prediction, numbers, text};
 pub use spec::{Declared, Kept, Labels, PredictionsSpec};
 pub use time::{now_ms, parse_span, parse_time, utc};

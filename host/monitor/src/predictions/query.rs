@@ -264,7 +264,12 @@ impl Filter {
         let of = Rows::read(file, group, &names)?;
         let mut rows: Vec<usize> = (0..of.rows)
             .filter(|&row| {
-                let equal = |(name, value): &(&str, String)| of.text(name, row) == Some(value);
+                let equal = |(name, value): &(&str, String)| {
+                    let text = of.text(name, row).unwrap_or_default();
+                    // The first digits of a revision, or all of its digest.
+                    let begins = text.starts_with(value.as_str()) || value.starts_with(text);
+                    text == value || *name == "revision" && text.len() >= 6 && begins
+                };
                 let attribute =
                     |pair: &(String, String)| of.attributes(row).iter().any(|known| known == pair);
                 self.within(of.id(row))
@@ -445,6 +450,10 @@ impl Rows {
             Kind::Blob if name == BODY => Some(Content::Body {
                 content_type: self.text(&format!("{column}.type"), row).map(str::to_owned),
                 bytes: Bytes::copy_from_slice(self.bytes(&column, row)?),
+            }),
+            Kind::Text if name.starts_with('/') => Some(Content::Field {
+                name: name.to_owned(),
+                text: self.text(&column, row)?.to_owned(),
             }),
             Kind::Tensor(datatype) => {
                 let (shape, of_shape) = self.values(&format!("{column}.shape"), row)?;

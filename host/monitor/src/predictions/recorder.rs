@@ -128,7 +128,12 @@ impl Recorder {
 
     /// Says of which endpoints old predictions are deleted, and when; those of others stay.
     pub fn keep<'a>(&self, endpoints: impl Iterator<Item = (&'a str, &'a PredictionsSpec)>) {
-        let keep = endpoints.map(|(name, spec)| (name.to_owned(), spec.keep())).collect();
+        let mut keep = BTreeMap::<String, (u64, u64)>::new();
+        for (name, spec) in endpoints {
+            // Of two revisions, the one that keeps more.
+            let (ms, bytes) = keep.entry(name.to_owned()).or_default();
+            (*ms, *bytes) = ((*ms).max(spec.keep().0), (*bytes).max(spec.keep().1));
+        }
         *self.keep.lock().unwrap_or_else(PoisonError::into_inner) = keep;
         gauge!(WAITING).set(self.waiting.load(Ordering::Relaxed) as f64);
     }

@@ -7,6 +7,7 @@ use berth_tensor::{DataType, NamedTensor, Tensor};
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::fields;
 use super::spec::{Kept, PredictionsSpec};
 
 /// What a field of a body is called: among what is recorded and what is redacted.
@@ -90,29 +91,31 @@ pub enum Content {
         /// The content.
         bytes: Bytes,
     },
+    /// A field of a body of JSON: text as it is, anything else as JSON.
+    Field {
+        /// Where it is, such as `/a/0/b`.
+        name: String,
+        /// What it is.
+        text: String,
+    },
 }
 
 impl Content {
-    /// The tensor's name; of a body, `body`.
+    /// The tensor's or field's name; of a body, `body`.
     pub fn name(&self) -> &str {
         match self {
             Self::Tensor(named) => &named.name,
             Self::Body { .. } => BODY,
+            Self::Field { name, .. } => name,
         }
     }
 
-    /// The tensor's data, or the body.
-    fn data(&self) -> &Bytes {
+    /// The tensor's data, the body, or the field.
+    fn data(&self) -> &[u8] {
         match self {
             Self::Tensor(named) => named.tensor.data(),
             Self::Body { bytes, .. } => bytes,
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Tensor(named) => named.tensor.data().len() + named.name.len(),
-            Self::Body { bytes, .. } => bytes.len(),
+            Self::Field { text, .. } => text.as_bytes(),
         }
     }
 
@@ -126,6 +129,7 @@ impl Content {
                 }
             }
             Self::Body { bytes, .. } => *bytes = Bytes::copy_from_slice(bytes),
+            Self::Field { .. } => {}
         }
     }
 }
@@ -134,7 +138,11 @@ impl Prediction {
     /// What it takes in memory, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         let attributes = self.attributes.iter().map(|(name, value)| name.len() + value.len() + 48);
-        let contents = self.inputs.iter().chain(&self.outputs).map(|part| part.bytes() + 96);
+        let contents = self
+            .inputs
+            .iter()
+            .chain(&self.outputs)
+            .map(|part| part.data().len() + part.name().len() + 96);
         512 + self.error.as_ref().map_or(0, String::len)
             + self.reason.len()
             + attributes.sum::<usize>()
@@ -161,12 +169,20 @@ impl Prediction {
             self.score = score.and_then(|score| score.parse().ok());
         }
         let redacted = |name: &str| spec.redact.contains(name);
-        if redacted("predicted") {
+        let hidden = |place: &Option<String>| {
+            place
+                .as_ref()
+                .is_some_and(|place| redacted(place) || fields::hides(&spec.redact, place))
+        };
+        if redacted("predicted") || hidden(&spec.prediction) {
             self.predicted = None;
         }
-        for (kept, parts) in [(&spec.inputs, &mut self.inputs), (&spec.outputs, &mut self.outputs)]
-        {
-            let before = parts.len();
+        if hidden(&spec.score) {
+            self.score = None;
+        }
+        for (side, parts) in [(Side::Input, &mut self.inputs), (Side::Output, &mut self.outputs)] {
+            *parts = spec.with_fields(side, std::mem::take(parts));
+            let (kept, before) = (spec.kept(side), parts.len());
             parts.retain(|part| keeps(kept, part, &spec.redact));
             if parts.len() < before {
                 parts.iter_mut().for_each(Content::apart);
@@ -180,6 +196,7 @@ fn keeps(kept: &Kept, part: &Content, redact: &BTreeSet<String>) -> bool {
     let kept = match kept {
         Kept::None => false,
         Kept::Tensors => matches!(part, Content::Tensor(_)),
+        // Of fields there are only those that are named.
         Kept::Names(names) => names.iter().any(|name| name == part.name()),
     };
     kept && !redact.contains(part.name())
@@ -189,6 +206,31 @@ impl PredictionsSpec {
     /// What an answer predicts.
     pub fn predicted(&self, outputs: &[Content]) -> Option<String> {
         find(self.prediction.as_deref(), outputs)
+    }
+
+    /// What was answered, with the fields of a body that are named and without those that are redacted.
+    pub fn answered(&self, outputs: Vec<Content>) -> Vec<Content> {
+        self.with_fields(Side::Output, outputs)
+    }
+
+    fn with_fields(&self, side: Side, parts: Vec<Content>) -> Vec<Content> {
+        let named = match self.kept(side) {
+            Kept::Names(names) if !self.redact.contains(BODY) => names.as_slice(),
+            _ => &[],
+        };
+        let mut told = Vec::with_capacity(parts.len());
+        for part in parts {
+            match part {
+                Content::Body { content_type, bytes } => {
+                    let read = fields::read(named, &self.redact, content_type.as_deref(), bytes);
+                    let fields = read.fields.into_iter();
+                    told.extend(fields.map(|(name, text)| Content::Field { name, text }));
+                    told.extend(read.body.map(|bytes| Content::Body { content_type, bytes }));
+                }
+                part => told.push(part),
+            }
+        }
+        told
     }
 }
 
@@ -201,12 +243,12 @@ fn find(place: Option<&str>, outputs: &[Content]) -> Option<String> {
                 let body: Value = serde_json::from_slice(bytes).ok()?;
                 text(body.pointer(pointer)?)
             }
-            Content::Tensor(_) => None,
+            Content::Tensor(_) | Content::Field { .. } => None,
         });
     }
     let mut tensors = outputs.iter().filter_map(|part| match part {
         Content::Tensor(named) => Some(named),
-        Content::Body { .. } => None,
+        Content::Body { .. } | Content::Field { .. } => None,
     });
     let found = match place {
         Some(name) => tensors.find(|named| named.name == name)?,

@@ -21,13 +21,13 @@ pub struct PredictionsSpec {
     /// The share of predictions that is recorded, above 0 to 1; all when not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,
-    /// What is kept of what was sent.
+    /// What is kept of what was sent. `/a/0/b` is a field of a body of JSON.
     #[serde(default, skip_serializing_if = "Kept::is_none")]
     pub inputs: Kept,
     /// What is kept of what was answered.
     #[serde(default, skip_serializing_if = "Kept::is_none")]
     pub outputs: Kept,
-    /// Attributes, inputs and outputs that are left out.
+    /// Attributes, inputs, outputs and fields of bodies of JSON, such as `/a/*/b`, that are left out.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub redact: BTreeSet<String>,
     /// How long predictions are kept.
@@ -59,7 +59,7 @@ pub enum Kept {
     None,
     /// Every tensor, no body.
     Tensors,
-    /// What is named; a body is called `body`.
+    /// What is named; a body is called `body`, a field of one of JSON `/a/0/b`.
     #[serde(untagged)]
     Names(Vec<String>),
 }
@@ -157,9 +157,19 @@ impl Declared {
                     add(name, Kind::Tensor(*datatype), "shape", Kind::Shape);
                 }
             }
-            if named.iter().any(|name| name == BODY) && !spec.redact.contains(BODY) {
+            if spec.redact.contains(BODY) {
+                continue;
+            }
+            if named.iter().any(|name| name == BODY) {
                 add(BODY, Kind::Blob, "type", Kind::Text);
             }
+            let fields = named.iter().filter(|name| name.starts_with('/'));
+            columns.extend(
+                fields.map(|name| Column {
+                    name: format!("{}.{name}", side.name()),
+                    kind: Kind::Text,
+                }),
+            );
         }
         Self { spec, columns }
     }
