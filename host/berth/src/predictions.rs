@@ -59,7 +59,8 @@ enum PredictionsVerb {
         /// At most so many.
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: usize,
-        /// The form; json, a line for each, also has what was sent and answered.
+        /// The form; json, a line for each, also has what was sent and answered, and of bytes that are no
+        /// text how many there are.
         #[arg(long, value_name = "FORM", default_value = "table")]
         format: Format,
     },
@@ -68,7 +69,9 @@ enum PredictionsVerb {
         endpoint: String,
         #[command(flatten)]
         which: Which,
-        /// A folder; or a file that ends in .jsonl or .csv.
+        /// A folder, where it takes the place of what was exported of the same hours before; or a file
+        /// that ends in .jsonl or .csv. Of bytes that are no text those tell how many there are; Parquet
+        /// has them.
         #[arg(long, value_name = "FOLDER|FILE")]
         to: PathBuf,
     },
@@ -271,16 +274,27 @@ fn export(client: &Client, endpoint: &str, which: &Which, to: &Path) -> anyhow::
     }
     fs::create_dir_all(to).with_context(failed)?;
     let files = client.ask(&format!("{}/files", path(endpoint)), &query)?;
-    let (mut count, mut bytes) = (0, 0);
+    let (mut bytes, mut names) = (0, Vec::new());
     for file in files.as_array().into_iter().flatten() {
         let name = cell(&file["name"]);
         if name.contains(['/', '\\']) {
             bail!("the host names a file {name:?}");
         }
         let mut content = client.stream(&format!("{}/files/{name}", path(endpoint)), &[])?;
+        let name = format!("{endpoint}-{name}");
         let mut file = File::create(to.join(&name)).with_context(failed)?;
         bytes += io::copy(&mut content, &mut file).with_context(failed)?;
-        count += 1;
+        names.push(name);
+    }
+    let count = names.len();
+    // What an export before has copied of the same hours, and was merged since, would be there twice.
+    let hour = |name: &str| name.get(..endpoint.len() + 14).map(str::to_owned);
+    for entry in fs::read_dir(to).with_context(failed)? {
+        let name = entry.with_context(failed)?.file_name().to_string_lossy().into_owned();
+        let again = names.iter().any(|copied| hour(copied) == hour(&name));
+        if again && name.ends_with(".parquet") && !names.contains(&name) {
+            fs::remove_file(to.join(&name)).with_context(failed)?;
+        }
     }
     if client.json {
         print_json(&json!({ "files": count, "bytes": bytes }));
