@@ -7,7 +7,7 @@ use std::sync::RwLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::file::{self, FileError, Opened};
-use super::time::hour;
+use super::time::{hour, parse_time};
 
 /// Below this, in bytes, files of the hour that is not over yet are merged.
 const SMALL: u64 = 4 << 20;
@@ -44,7 +44,9 @@ pub(crate) fn list(folder: &Path) -> Vec<Part> {
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let bytes = entry.metadata().ok()?.len();
-            (name.ends_with(".parquet") && name.is_char_boundary(13)).then(|| Part {
+            // Others are not ours: neither read nor deleted.
+            let of_hour = name.get(..13).is_some_and(|hour| parse_time(hour, 0).is_some());
+            (name.ends_with(".parquet") && of_hour).then(|| Part {
                 path: entry.path(),
                 name,
                 bytes,
@@ -81,14 +83,16 @@ pub(crate) fn recover(folder: &Path) {
 }
 
 /// The files of an hour, opened: those that there are at one time, whatever is merged meanwhile.
-pub(crate) fn open_hour(
-    folder: &Path,
-    hour: &str,
-    alone: &RwLock<()>,
-) -> Result<Vec<Opened>, FileError> {
+pub(crate) fn open_hour(folder: &Path, hour: &str, alone: &RwLock<()>) -> Vec<Opened> {
     let _alone = alone.read().unwrap_or_else(PoisonError::into_inner);
     let parts = list(folder).into_iter().filter(|part| part.hour() == hour);
-    parts.map(|part| Opened::open(&part.path)).collect()
+    parts.filter_map(|part| open(&part)).collect()
+}
+
+/// A file, opened; one that is none of predictions is left as it is.
+fn open(part: &Part) -> Option<Opened> {
+    let opened = Opened::open(&part.path);
+    opened.inspect_err(|error| tracing::warn!("left as it is: {error}")).ok()
 }
 
 /// The hours that there are files of, the first first.
@@ -131,13 +135,8 @@ fn merge_some(
     if parts.len() < 2 {
         return Ok(false);
     }
-    let mut left: Vec<(&Part, Opened)> = Vec::new();
-    for part in parts {
-        match Opened::open(&part.path) {
-            Ok(opened) => left.push((part, opened)),
-            Err(error) => tracing::warn!("left as it is: {error}"),
-        }
-    }
+    let opened = parts.iter().filter_map(|part| Some((part, open(part)?)));
+    let mut left: Vec<(&Part, Opened)> = opened.collect();
     while !left.is_empty() {
         let (mut group, mut others): (Vec<(&Part, Opened)>, Vec<_>) = (Vec::new(), Vec::new());
         for (part, opened) in left {

@@ -117,7 +117,7 @@ impl Recorder {
             by_hour.entry(hour(time_ms(id))).or_default().insert(id);
         }
         for (hour, mut ids) in by_hour {
-            for file in folder::open_hour(&self.folder(endpoint), &hour, &self.alone)? {
+            for file in folder::open_hour(&self.folder(endpoint), &hour, &self.alone) {
                 for (group, stated) in file.groups().into_iter().enumerate() {
                     if ids.range(stated.first..=stated.last).next().is_none() {
                         continue;
@@ -199,7 +199,7 @@ impl Recorder {
             found.reverse();
         }
         for hour in found {
-            let files = folder::open_hour(&folder, &hour, &self.alone)?;
+            let files = folder::open_hour(&folder, &hour, &self.alone);
             let mut groups: Vec<_> = files
                 .iter()
                 .flat_map(|file| {
