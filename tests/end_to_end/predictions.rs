@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::thread;
 
 use serde_json::{Value, json};
 
 use crate::rollouts::begin;
-use crate::support::files::{bare, digits_endpoint, pictures, plugin};
+use crate::support::files::{bare, digits_endpoint, guest, pictures, plugin, told};
 use crate::support::{Answer, Host, Request, onnx, until};
 
 const USER: &str = "attributes = { user = { header = \"x-user\" }, region = { query = \"region\" } }\nunit = \"user\"\n";
@@ -154,7 +155,7 @@ fn only_what_is_declared_is_kept() {
         ("", "user, region"),
         ("inputs = \"tensors\"", "user, region, input.a, input.b"),
         ("outputs = \"tensors\"\nredact = [\"sum\", \"user\"]", "region, output.difference"),
-        ("inputs = [\"b\"]\noutputs = [\"sum\", \"none\"]", "user, region, input.b, output.sum"),
+        ("inputs = [\"b\"]\noutputs = [\"sum\", \"body\"]", "user, region, input.b, output.sum"),
         ("inputs = [\"a\", \"b\"]\nredact = [\"b\"]", "user, region, input.a"),
     ];
     for (keys, kept) in cases {
@@ -182,9 +183,150 @@ fn only_what_is_declared_is_kept() {
         ("inputs = \"all\"", "\"none\", \"tensors\" or a list of names"),
         ("labels = \"numbers\"\npositive = \"1\"", "predictions.positive: goes with"),
         ("everything = true", "everything"),
+        (
+            "inputs = [\"sum\"]",
+            "predictions.inputs: \"sum\" is no input: give \"body\", a field of it such as \"/user/id\", or of a, b",
+        ),
+        ("outputs = [\"a\"]", "predictions.outputs: \"a\" is no output"),
+        (
+            "redact = [\"/a\", \"user\", \"emial\"]",
+            "predictions.redact: \"emial\" is no attribute, input or output",
+        ),
+        ("prediction = \"y\"", "predictions.prediction: \"y\" is no output"),
+        ("prediction = \"sum\"\nscore = \"a\"", "predictions.score: \"a\" is no output"),
     ] {
         host.apply_refused(keys, &recording("adder", "pair@1", keys), part);
     }
+}
+
+#[test]
+fn fields_of_bodies_are_chosen_and_left_out() {
+    let host = Host::with_digits(&[]);
+    let picture = &pictures()[0].png;
+    for (keys, columns, body) in [
+        (
+            "outputs = [\"/predictions/0/label\", \"/predictions/1\", \"/none\"]\nredact = [\"/predictions/*/score\"]",
+            "output./predictions/0/label, output./predictions/1",
+            false,
+        ),
+        (
+            "outputs = [\"body\"]\nredact = [\"/predictions/*/score\"]",
+            "output.body, output.body.type",
+            true,
+        ),
+        ("inputs = [\"body\", \"/a\"]\nredact = [\"/a/b\"]", "input.body, input.body.type", false),
+        ("outputs = [\"body\", \"/predictions\"]\nredact = [\"body\"]", "", false),
+    ] {
+        let table =
+            format!("[predictions]\nprediction = \"/predictions/0/label\"\n{keys}\n[[variants]]");
+        host.apply(&digits_endpoint(1).replace("[[variants]]", &table));
+        let answer = host.send(&Request::invoke("digits", picture));
+        let row = recorded(&host, "digits", &["--id", &id(&answer)]).swap_remove(0);
+        let found: Vec<&str> = row
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .filter(|name| name.contains('.'))
+            .collect();
+        assert_eq!(found.join(", "), columns, "{keys}: {row}");
+        assert_eq!(row["predicted"], answer.label(), "{keys}");
+        if columns.contains("/predictions/0") {
+            assert_eq!(row["output./predictions/0/label"], answer.label());
+        }
+        if body {
+            let mut expected = answer.json();
+            for prediction in expected["predictions"].as_array_mut().unwrap() {
+                prediction.as_object_mut().unwrap().remove("score").unwrap();
+            }
+            let text = row["output.body"].as_str().unwrap();
+            assert_eq!(serde_json::from_str::<Value>(text).unwrap(), expected, "{keys}");
+        }
+    }
+    let keys = "[predictions]\nredact = [\"emial\"]\n[[variants]]";
+    let refused = digits_endpoint(1).replace("[[variants]]", keys);
+    host.apply_refused("emial", &refused, "predictions.redact: \"emial\" is no attribute");
+}
+
+#[test]
+fn files_are_read_as_they_are() {
+    let host = host("outputs = \"tensors\"");
+    let folder = host.folder().join("data/predictions/adder");
+    let read = |columns: &[&str]| -> BTreeMap<String, Value> {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/predictions/read.py");
+        let mut python = Command::new(told("BERTH_READERS"));
+        let said = python.arg(script).arg(&folder).args(columns).output().unwrap();
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        serde_json::from_slice(&said.stdout).unwrap()
+    };
+    // A row without what later rows have: its file is the first.
+    host.send(&Request::infer("adder", "z", &[1], &[0.0]));
+    assert_eq!(recorded(&host, "adder", &[]).len(), 1);
+    host.send(&ask("ada", "eu", &[1.0]));
+    assert_eq!(recorded(&host, "adder", &[]).len(), 2);
+    // As one that is being written.
+    fs::write(folder.join(".2026-11-21T19-0.partial"), b"PAR1").unwrap();
+    let found = read(&["output.y", "output.y.shape", "predicted"]);
+    assert_eq!(found.len(), 6);
+    for (way, found) in found {
+        assert_eq!(found, json!([2, [1, 1, 1]]), "{way}");
+    }
+    // Of a folder whose columns have changed, by name.
+    host.apply(&recording("adder", "adder@1", "inputs = \"tensors\"\noutputs = \"tensors\""));
+    host.send(&ask("ada", "eu", &[1.0]));
+    assert_eq!(recorded(&host, "adder", &[]).len(), 3);
+    let found = read(&["output.y", "input.x"]);
+    for way in ["pandas, each", "polars, each", "duckdb, by name"] {
+        assert_eq!(found[way], json!([3, [2, 1]]), "{way}");
+    }
+}
+
+#[test]
+fn what_is_read_is_bothered_by_no_stray_file() {
+    let host = host("prediction = \"y\"");
+    let first = id(&host.send(&ask("ada", "eu", &[1.0])));
+    let revision = recorded(&host, "adder", &[])[0]["revision"].as_str().unwrap().to_owned();
+    let file = files(&host, "adder").swap_remove(0);
+    let hour = file.file_name().unwrap().to_str().unwrap()[..13].to_owned();
+    for name in [format!("{hour}-0.parquet"), "notes-of-today.parquet".into(), "x.parquet".into()] {
+        fs::write(file.with_file_name(name), b"PAR1 this is none").unwrap();
+    }
+    assert_eq!(recorded(&host, "adder", &[]).len(), 1);
+    check_said(&host, &json!({"prediction": first, "label": "2"}), [1, 0, 0]);
+    assert_eq!(host.json(&["predictions", "score", "adder"])[0]["labels"], 1);
+    let digest = host.json(&["endpoint", "show", "adder"])["live"].as_str().unwrap().to_owned();
+    for (asked, count) in [(&revision[..6], 1), (&revision, 1), (&digest, 1), ("abcdef", 0)] {
+        assert_eq!(recorded(&host, "adder", &["--revision", asked]).len(), count, "{asked}");
+    }
+}
+
+#[test]
+fn an_export_takes_the_place_of_the_one_before() {
+    let host = host("");
+    let export = |endpoint: &str| {
+        host.ok(&["predictions", "export", endpoint, "--to", "out"]);
+        let mut names: Vec<String> = fs::read_dir(host.folder().join("out"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    host.apply(&recording("adder-2", "adder@1", ""));
+    host.send(&ask("ada", "eu", &[1.0]));
+    host.send(&Request::infer("adder-2", "x", &[1], &[0.0]));
+    let first = export("adder");
+    assert_eq!(first.len(), 1);
+    let other = export("adder-2");
+    assert_eq!(other.len(), 2, "{other:?}");
+    // As when files of an hour are merged: another file has the rows of the one before.
+    let file = files(&host, "adder").swap_remove(0);
+    let name = file.file_name().unwrap().to_str().unwrap();
+    fs::rename(&file, file.with_file_name(format!("{}-00.parquet", &name[..13]))).unwrap();
+    let again = export("adder");
+    assert_eq!(again.len(), 2, "{again:?}");
+    assert!(!again.contains(&first[0]), "{again:?}");
+    assert!(again.iter().filter(|name| other.contains(name)).count() == 1, "{again:?}");
 }
 
 #[test]
@@ -310,6 +452,12 @@ fn feedback_counts_once_and_for_known_predictions() {
     let of = |key: &str| rows.iter().rev().map(|row| row[key].clone()).collect::<Vec<_>>();
     assert_eq!(of("reward"), [json!(1.0), json!(0.5), json!(0.0), Value::Null]);
     assert_eq!(of("label"), [json!("1"), Value::Null, Value::Null, json!("4")]);
+    // What is known to be kept is on the disk.
+    let last = id(&host.send(&ask("ada", "eu", &[1.0])));
+    check_said(&host, &reward(&last, 1.0), [1, 0, 0]);
+    host.kill();
+    host.restart();
+    check_said(&host, &reward(&last, 1.0), [0, 1, 0]);
     for (said, part) in [
         (json!({"prediction": "7", "reward": 1}), "entry 0: \"7\" is no id of a prediction"),
         (
@@ -327,6 +475,37 @@ fn feedback_counts_once_and_for_known_predictions() {
     host.apply(&crate::support::files::tensors("plain", "plain@1"));
     say(&host, "plain", &json!([])).check_error("nothing recorded", 400, "records no predictions");
     host.refused(&["predictions", "score", "plain"], "put [predictions] in its file");
+}
+
+#[test]
+fn feedback_comes_whatever_is_recorded_now() {
+    let host = host("prediction = \"y\"\nlabels = \"numbers\"");
+    host.push("plugin", "observer", &guest("observer"));
+    let first = id(&host.send(&ask("ada", "eu", &[1.0])));
+    let said = |id: &str, label: &str| json!({"prediction": id, "label": label});
+    // Nothing is recorded any more.
+    host.apply(&format!("name = \"adder\"\n{USER}{}", bare("main", "adder@1")));
+    check_said(&host, &said(&first, "2.5"), [1, 0, 0]);
+    assert_eq!(number(&host.json(&["predictions", "score", "adder"])[0], "mae"), 0.5);
+    // The next revision records again, by chance half of what comes.
+    let rollout = "rollout = { policy = \"observer@1\", config = { tick_ms = 50, weights = { next = 1 } } }\n";
+    let next = recording("adder", "adder@1", "outputs = \"tensors\"").replacen(
+        '\n',
+        &format!("\n{rollout}"),
+        1,
+    );
+    let file = host.file("next.toml", next);
+    assert_eq!(host.json(&["apply", file.to_str().unwrap()])["state"], "rolling");
+    let mut second = None;
+    until("the next revision answers", || {
+        let asked = id(&host.send(&ask("ada", "eu", &[1.0])));
+        second = Some(asked.clone());
+        recorded(&host, "adder", &["--id", &asked]).len() == 1
+    });
+    check_said(&host, &said(&second.unwrap(), "2"), [1, 0, 0]);
+    host.ok(&["rollout", "abort", "adder"]);
+    check_said(&host, &said(&first, "2.5"), [0, 1, 0]);
+    host.ok(&["predictions", "score", "adder"]);
 }
 
 #[test]
@@ -476,7 +655,14 @@ fn classes_are_scored_as_by_hand() {
 
 #[test]
 fn numbers_and_rewards_are_scored_as_by_hand() {
-    let host = host("prediction = \"y\"\nlabels = \"numbers\"");
+    for keys in ["prediction = \"y\"\n", ""] {
+        check_numbers(&format!("{keys}labels = \"numbers\""));
+    }
+}
+
+#[track_caller]
+fn check_numbers(keys: &str) {
+    let host = host(keys);
     // Errors of 0.5, -2 and 0.
     let cases = [(1.0, 1.5, 1.0), (2.0, 5.0, 0.0), (3.0, 4.0, 0.25)];
     for (x, label, reward) in cases {
@@ -485,6 +671,15 @@ fn numbers_and_rewards_are_scored_as_by_hand() {
             json!([{"prediction": id, "label": label}, {"prediction": id, "reward": reward}]);
         check_said(&host, &said, [2, 0, 0]);
     }
+    let other = id(&host.send(&ask("ada", "eu", &[0.0])));
+    for label in [json!("inf"), json!("NaN"), json!("1e400"), json!("-inf"), json!("seven")] {
+        let said =
+            json!([{"prediction": other, "reward": 1}, {"prediction": other, "label": label}]);
+        let problem = "entry 1: label: give a finite number";
+        say(&host, "adder", &said).check_error(&label.to_string(), 400, problem);
+    }
+    // As far from each other as numbers can be.
+    check_said(&host, &json!({"prediction": other, "label": "-1e308"}), [1, 0, 0]);
     let score = &host.json(&["predictions", "score", "adder"])[0];
     for (name, expected) in
         [("mae", 2.5 / 3.0), ("rmse", (4.25_f64 / 3.0).sqrt()), ("reward", 1.25 / 3.0)]

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::build;
 use crate::conformance;
+use crate::python;
 use crate::workspace::{cargo, run, say};
 
 /// Builds everything and runs every test.
@@ -18,11 +19,17 @@ impl Test {
     pub(crate) fn run(&self) -> Result<()> {
         let built = build::for_tests()?;
         let cases = conformance::cases(&built.metadata)?;
+        let readers = python::obtain("predictions", "tests/predictions/requirements.txt")?;
         say("testing");
         let test = |packages: &[String]| {
             let mut test = cargo();
             test.args(["test", "--release"]).args(packages).args(&self.arguments);
-            run(test.envs(built.variables()).env("BERTH_CASES", &cases), "cargo test")
+            run(
+                test.envs(built.variables())
+                    .env("BERTH_CASES", &cases)
+                    .env("BERTH_READERS", &readers),
+                "cargo test",
+            )
         };
         // Those of the default members, which share what they depend on; then the plugins'.
         test(&[])?;

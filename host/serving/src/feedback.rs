@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use berth_monitor::predictions::{Labels, PredictionsSpec, Summary};
 use berth_store::{Feedback, Said};
+use berth_tensor::Name;
 use serde::Serialize;
 
 use crate::error::{ControlError, RequestError};
 use crate::evaluations::Rewarded;
 use crate::host::Host;
 use crate::prepare::blocking;
+use crate::recording::Recording;
 
 /// What became of feedback.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -32,23 +34,37 @@ impl Host {
         }
     }
 
+    /// What is declared of an endpoint's predictions: by a revision that answers, or one before; where
+    /// there is none, what holds where a file says nothing.
+    fn declared(&self, endpoint: &str) -> Result<PredictionsSpec, RequestError> {
+        let answers = self.endpoint(endpoint)?.revisions();
+        let mut known = answers.iter().filter_map(|revision| revision.recording.as_ref());
+        if let Some(Recording { declared, .. }) = known.next() {
+            return Ok(declared.spec.clone());
+        }
+        let name = endpoint.parse::<Name>().map_err(ControlError::from);
+        let recorded = name.and_then(|name| self.recorded(&name)).map_err(|error| match error {
+            ControlError::Conflict(problem) => RequestError::Invalid(problem),
+            error => {
+                tracing::error!(endpoint, "feedback is not kept: {error}");
+                RequestError::Failed("the feedback could not be kept; send it again".into())
+            }
+        });
+        recorded.map(|(spec, _)| spec)
+    }
+
     /// Keeps what is said of predictions of an endpoint; what counts is on the disk when this returns.
     pub async fn feedback(
         self: &Arc<Self>,
         endpoint: &str,
         said: Vec<Feedback>,
     ) -> Result<Received, RequestError> {
-        let revision = self.endpoint(endpoint)?.standing()?;
-        let Some(recording) = &revision.recording else {
-            return Err(RequestError::Invalid(format!(
-                "endpoint {endpoint:?} records no predictions, so none can be told from another: [predictions] in its file has them recorded"
-            )));
-        };
-        let declared = Arc::clone(&recording.declared);
+        let spec = self.declared(endpoint)?;
+        check(&said, &spec)?;
         let _turn = self.feedbacks.acquire().await;
         let (host, name) = (Arc::clone(self), endpoint.to_owned());
         let done = blocking(move || {
-            let (received, rewards) = keep(&host, &name, said, &declared.spec)?;
+            let (received, rewards) = keep(&host, &name, said, &spec)?;
             for (of, value) in &rewards {
                 // Where the client named the variant itself, nothing is to be learned of a draw.
                 let Some(drawn) = &of.drawn else { continue };
@@ -72,6 +88,22 @@ impl Host {
         berth_monitor::feedback(endpoint, accepted, duplicate, unknown);
         Ok(received)
     }
+}
+
+/// Refuses what would make nothing of the scores.
+fn check(said: &[Feedback], spec: &PredictionsSpec) -> Result<(), RequestError> {
+    for (at, feedback) in said.iter().enumerate() {
+        let (what, number) = match &feedback.said {
+            Said::Reward(reward) => ("reward", Some(*reward)),
+            Said::Label(label) if spec.labels == Labels::Numbers => ("label", label.parse().ok()),
+            Said::Label(_) => continue,
+        };
+        if !number.is_some_and(f64::is_finite) {
+            let problem = format!("entry {at}: {what}: give a finite number");
+            return Err(RequestError::Invalid(problem));
+        }
+    }
+    Ok(())
 }
 
 /// Keeps what is said of predictions that are known, and answers what of it is new and worth something.

@@ -57,19 +57,25 @@ impl Recording {
 }
 
 impl Host {
-    /// What of an endpoint's predictions is recorded, and its declared slices.
+    /// What of an endpoint's predictions is recorded, or was before, and its declared slices.
     pub(crate) fn recorded(
         &self,
         name: &Name,
     ) -> Result<(PredictionsSpec, Vec<String>), ControlError> {
         let record = self.record(name)?.ok_or_else(|| no_endpoint(name))?;
-        let revision = self.revision(record.live.unwrap_or(record.applied))?;
-        let slices = revision.slices;
-        revision.predictions.map(|spec| (spec, slices)).ok_or_else(|| {
-            ControlError::Conflict(format!(
-                "endpoint {name} records no predictions: put [predictions] in its file and apply it"
-            ))
-        })
+        let live = record.live.unwrap_or(record.applied);
+        let slices = self.revision(live)?.slices;
+        for known in [live, record.applied].iter().chain(&record.earlier) {
+            if let Some(spec) = self.revision(*known)?.predictions {
+                return Ok((spec, slices));
+            }
+        }
+        match self.recorder().oldest_ms(name.as_str()) {
+            Some(_) => Ok((PredictionsSpec::default(), slices)),
+            None => Err(ControlError::Conflict(format!(
+                "endpoint {name} records no predictions, so none can be told from another: put [predictions] in its file and apply it"
+            ))),
+        }
     }
 
     /// Shows predictions of an endpoint, latest first, with what was said of them, until `visit` has had

@@ -151,7 +151,7 @@ fn count(
             }
             let tally = tallies.entry(key).or_default();
             tally.predictions += 1;
-            if let Some(&reward) = rewards.get(&prediction.id) {
+            if let Some(&reward) = rewards.get(&prediction.id).filter(|reward| reward.is_finite()) {
                 tally.rewards.add(reward);
             }
             if let Some(label) = labels.get(&prediction.id) {
@@ -171,6 +171,10 @@ impl Tally {
                 return;
             };
             let error = predicted - label;
+            // The sums would be no numbers any more.
+            if !(error * error).is_finite() {
+                return;
+            }
             self.labels += 1;
             self.absolute.add(error.abs());
             self.squared.add(error * error);
@@ -228,7 +232,9 @@ impl Tally {
             let (positives, negatives): (Vec<u64>, Vec<u64>) =
                 self.scores.counts.into_values().unzip();
             let area = roc_auc(&positives, &negatives);
-            put("roc_auc", area.value, of(area));
+            let interval = of(area)
+                .map(|known| Interval { lower: known.lower.max(0.0), upper: known.upper.min(1.0) });
+            put("roc_auc", area.value, interval);
         }
         let absolute = self.absolute.estimate();
         put("mae", absolute.value, of(absolute));
