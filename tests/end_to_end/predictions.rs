@@ -510,7 +510,7 @@ fn feedback_comes_whatever_is_recorded_now() {
 
 #[test]
 fn policies_see_what_the_drawn_variant_earned() {
-    let host = Host::start();
+    let mut host = Host::start();
     host.push("plugin", "bandit", &plugin("bandit"));
     host.push_model("adder", &onnx::adder(1.0));
     host.push_model("adder", &onnx::adder(2.0));
@@ -541,6 +541,17 @@ fn policies_see_what_the_drawn_variant_earned() {
     }
     let count = |at: usize| earned(at)["count"].as_u64().unwrap_or(0);
     assert_eq!(count(0) + count(1), 40);
+    // What was accepted is counted once, however often the host is killed.
+    for _ in 0..2 {
+        host.kill();
+        host.restart();
+        check_said(&host, &json!(said), [0, 40, 0]);
+        let shown = host.json(&["endpoint", "show", "adder"]);
+        for (at, variant) in ["one", "two"].into_iter().enumerate() {
+            let earned = &shown["observed"][at]["values"]["reward"];
+            assert_eq!(earned["sum"], json!(sums[variant]), "{}", shown["observed"]);
+        }
+    }
     let rows = recorded(&host, "adder", &[]);
     assert!(rows.iter().all(|row| row["drawn"] == row["variant"] && row["slices"] == 1));
     let scores = host.json(&["predictions", "score", "adder"]);

@@ -1,13 +1,14 @@
 //! What is observed of arms while a policy decides about them: two revisions, or the variants of one.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::lately::{Lately, LatelyUnits};
+use crate::predictions::now_ms;
 use crate::tally::{Counters, End, Tally};
 use crate::units::{UnitMoments, Units};
 use crate::values::{Names, Sum, Sums, Value};
@@ -51,6 +52,14 @@ pub struct Observed {
     /// whole (no name), and of each slice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lately: Vec<(Option<String>, Lately)>,
+    /// The number of the last feedback whose reward is among the values.
+    #[serde(default = "all_feedback")]
+    pub feedback: u64,
+}
+
+/// What was stored when feedback had no numbers has all that came until now: they are times.
+fn all_feedback() -> u64 {
+    now_ms() * 1000
 }
 
 /// The counters of arms.
@@ -62,6 +71,8 @@ pub struct Observations {
     lately: LatelyUnits,
     /// The plan has changed since the host was started, so that what was there before is not lately.
     begun_anew: AtomicBool,
+    /// The number of the last feedback that was counted.
+    feedback: RwLock<u64>,
 }
 
 struct Arm {
@@ -111,9 +122,10 @@ impl Observations {
             parts: (0..=slices.len()).map(|_| Part::default()).collect(),
             shadow: OnceLock::new(),
         };
+        let feedback = RwLock::new(before.iter().map(|arm| arm.feedback).max().unwrap_or(0));
         let arms = before.into_iter().map(arm).collect();
         let (units, lately, begun_anew) = <(Units, LatelyUnits, AtomicBool)>::default();
-        Self { names, arms, units, lately, begun_anew, slices }
+        Self { names, arms, units, lately, begun_anew, slices, feedback }
     }
 
     /// The plan has changed: what units have done lately begins anew.
@@ -162,6 +174,21 @@ impl Observations {
         }
     }
 
+    /// A reward came in by the feedback of this number. Of what is read `again` only that counts which
+    /// came after the last that was counted.
+    pub fn reward(&self, at: Exposed, reward: Sum, (number, again): (u64, bool)) {
+        let mut last = self.feedback.write().unwrap_or_else(PoisonError::into_inner);
+        if !again || number > *last {
+            self.value(at, Value::Reward, reward);
+            *last = number.max(*last);
+        }
+    }
+
+    /// The number of the last feedback that was counted.
+    pub fn feedback(&self) -> u64 {
+        *self.feedback.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// An arm came to the end of a copy after `latency`.
     pub fn shadowed(&self, arm: usize, end: End, latency: Duration) {
         self.arms[arm].shadow.get_or_init(|| Counters::new(SHARDS[1])).note(end, latency);
@@ -170,6 +197,8 @@ impl Observations {
     /// What was observed of each arm until now.
     pub fn total(&self) -> Vec<Observed> {
         let none = Tally::default();
+        // No reward is counted meanwhile.
+        let feedback = self.feedback.read().unwrap_or_else(PoisonError::into_inner);
         let mut units = self.units.moments(self.arms.len(), &self.names).into_iter();
         let mut lately =
             self.lately.sums(self.arms.len(), self.slices.len(), &self.names).into_iter();
@@ -189,6 +218,7 @@ impl Observations {
                 },
                 units: before.units.with(&units.next().unwrap_or_default()),
                 lately: self.lasting(if anew { &[] } else { &before.lately }, lately.next()),
+                feedback: *feedback,
             }
         };
         self.arms.iter().map(of).collect()

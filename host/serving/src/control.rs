@@ -401,7 +401,7 @@ impl Host {
         };
         record.take_over(digest);
         let mut changes = vec![Change::put(ENDPOINT, name.as_str(), document(&record)?)];
-        changes.extend(self.forget_variants(name)?);
+        changes.extend(self.begin_variants(ready)?);
         self.store().commit(None, &changes, note)?;
         Ok(())
     }

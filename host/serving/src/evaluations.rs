@@ -33,13 +33,15 @@ pub struct Rewarded<'a> {
     pub slices: u16,
     /// The value.
     pub value: f64,
+    /// The number of its feedback, and whether it is read again after a start of the host.
+    pub feedback: (u64, bool),
 }
 
 impl Host {
     /// Counts a reward for the arms that had the request. False where none of them is observed any
     /// more: the revision has gone, or the value is no number.
     pub fn reward(&self, rewarded: &Rewarded<'_>) -> bool {
-        let Rewarded { in_rollout_ms, unit, slices, value, .. } = *rewarded;
+        let Rewarded { in_rollout_ms, unit, slices, value, feedback, .. } = *rewarded;
         let snapshot = self.snapshot.load();
         let Some(endpoint) = snapshot.live.get(rewarded.endpoint).filter(|_| value.is_finite())
         else {
@@ -54,11 +56,8 @@ impl Host {
             let known = |arm: &usize| rolling.revision(*arm).short() == rewarded.revision;
             if let Some(arm) = (0..2).find(known) {
                 let observations = rolling.observations();
-                observations.value(
-                    Exposed { arm, slices, unit, propensity: None },
-                    Value::Reward,
-                    value,
-                );
+                let at = Exposed { arm, slices, unit, propensity: None };
+                observations.reward(at, value, feedback);
                 declared = Some(observations.slices());
                 counted = true;
             }
@@ -74,11 +73,8 @@ impl Host {
             let observations = routed.observations();
             let same = declared.is_none_or(|declared| declared == observations.slices());
             let slices = if same { slices } else { 0 };
-            observations.value(
-                Exposed { arm, slices, unit, propensity: None },
-                Value::Reward,
-                value,
-            );
+            let at = Exposed { arm, slices, unit, propensity: None };
+            observations.reward(at, value, feedback);
             counted = true;
         }
         counted
@@ -145,10 +141,17 @@ impl Host {
         Ok(())
     }
 
-    /// What has the variants of an endpoint begin with nothing observed, where there is something.
-    pub(crate) fn forget_variants(&self, name: &Name) -> Result<Option<Change>, ControlError> {
-        let found = self.store().get(OBSERVED_VARIANTS, name.as_str())?;
-        Ok(found.map(|_| Change::delete(OBSERVED_VARIANTS, name.as_str())))
+    /// What has the variants of an endpoint begin with what this revision has observed, as it becomes the
+    /// live one.
+    pub(crate) fn begin_variants(
+        &self,
+        live: &LiveRevision,
+    ) -> Result<Option<Change>, ControlError> {
+        if let Some(routed) = live.routed() {
+            return Ok(Some(variants(live, routed.observed())?));
+        }
+        let found = self.store().get(OBSERVED_VARIANTS, live.endpoint.as_str())?;
+        Ok(found.map(|_| Change::delete(OBSERVED_VARIANTS, live.endpoint.as_str())))
     }
 
     /// The record of an endpoint whose live revision is this one and not in a rollout.

@@ -1,7 +1,7 @@
 //! What clients say of predictions afterwards.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use berth_monitor::predictions::{Labels, PredictionsSpec, Summary};
 use berth_store::{Feedback, Said};
@@ -10,9 +10,12 @@ use serde::Serialize;
 
 use crate::error::{ControlError, RequestError};
 use crate::evaluations::Rewarded;
-use crate::host::Host;
+use crate::host::{FEEDBACKS, Host};
 use crate::prepare::blocking;
 use crate::recording::Recording;
+
+/// How much feedback is read again at once.
+const AGAIN: usize = 10_000;
 
 /// What became of feedback.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -53,6 +56,33 @@ impl Host {
         recorded.map(|(spec, _)| spec)
     }
 
+    /// Has an endpoint answer after a start of the host, and counts the rewards that had come before and
+    /// were not stored with what was observed. No other comes meanwhile.
+    pub(crate) async fn go_on_counting(self: &Arc<Self>, endpoint: &Name, answer: impl FnOnce()) {
+        let _alone = self.feedbacks.acquire_many(FEEDBACKS as u32).await;
+        answer();
+        let (host, name) = (Arc::clone(self), endpoint.clone());
+        if let Err(error) = blocking(move || host.count_again(&name)).await {
+            let endpoint = endpoint.as_str();
+            tracing::error!(endpoint, "rewards that came before are not counted: {error}");
+        }
+    }
+
+    fn count_again(&self, endpoint: &Name) -> Result<(), ControlError> {
+        let Ok(answers) = self.endpoint(endpoint.as_str()) else { return Ok(()) };
+        let Some(mut last) = answers.counted() else { return Ok(()) };
+        let Ok(spec) = self.declared(endpoint.as_str()) else { return Ok(()) };
+        loop {
+            let read = self.store().feedback().after(endpoint.as_str(), last, AGAIN)?;
+            let Some(&(number, _)) = read.last() else { return Ok(()) };
+            let found = find(self, endpoint.as_str(), read.iter().map(|(_, said)| said))?;
+            for (number, said) in &read {
+                count(self, endpoint.as_str(), said, &found, &spec, (*number, true));
+            }
+            last = number;
+        }
+    }
+
     /// Keeps what is said of predictions of an endpoint; what counts is on the disk when this returns.
     pub async fn feedback(
         self: &Arc<Self>,
@@ -63,23 +93,7 @@ impl Host {
         check(&said, &spec)?;
         let _turn = self.feedbacks.acquire().await;
         let (host, name) = (Arc::clone(self), endpoint.to_owned());
-        let done = blocking(move || {
-            let (received, rewards) = keep(&host, &name, said, &spec)?;
-            for (of, value) in &rewards {
-                // Where the client named the variant itself, nothing is to be learned of a draw.
-                let Some(drawn) = &of.drawn else { continue };
-                host.reward(&Rewarded {
-                    endpoint: &name,
-                    revision: &of.revision,
-                    variant: drawn,
-                    in_rollout_ms: of.arm.as_ref().map(|_| (of.id >> 80) as u64),
-                    unit: of.unit_hash,
-                    slices: of.slices,
-                    value: *value,
-                });
-            }
-            Ok(received)
-        });
+        let done = blocking(move || keep(&host, &name, said, &spec));
         let received = done.await.map_err(|error| {
             tracing::error!(endpoint, "feedback is not kept: {error}");
             RequestError::Failed("the feedback could not be kept; send it again".into())
@@ -106,34 +120,66 @@ fn check(said: &[Feedback], spec: &PredictionsSpec) -> Result<(), RequestError> 
     Ok(())
 }
 
-/// Keeps what is said of predictions that are known, and answers what of it is new and worth something.
+/// Keeps what is said of predictions that are known, and counts what of it is new and worth something.
 fn keep(
     host: &Host,
     endpoint: &str,
     mut said: Vec<Feedback>,
     spec: &PredictionsSpec,
-) -> Result<(Received, Vec<(Summary, f64)>), ControlError> {
-    let ids: HashSet<u128> = said.iter().map(|feedback| feedback.prediction).collect();
-    let found = host.recorder().find(endpoint, &ids)?;
-    let found: HashMap<u128, Summary> = found.into_iter().map(|known| (known.id, known)).collect();
+) -> Result<Received, ControlError> {
+    let found = find(host, endpoint, said.iter())?;
     let all = said.len();
     said.retain(|feedback| found.contains_key(&feedback.prediction));
+    // In the order of their numbers: what was counted last says what was counted.
+    let _alone = host.rewards.lock().unwrap_or_else(PoisonError::into_inner);
     let added = host.store().feedback().add(endpoint, &said)?;
-    let new = said.iter().zip(&added).filter(|&(_, &added)| added);
-    let rewards = new.filter_map(|(feedback, _)| {
-        let of = found.get(&feedback.prediction)?;
-        // What the client chose by itself is no arm's.
-        of.drawn.as_ref()?;
-        Some((of.clone(), value(&feedback.said, of, spec)?))
-    });
-    let rewards = rewards.collect();
-    let accepted = added.iter().filter(|&&added| added).count();
-    let received = Received {
+    for (feedback, added) in said.iter().zip(&added) {
+        if let Some(number) = added {
+            count(host, endpoint, feedback, &found, spec, (*number, false));
+        }
+    }
+    let accepted = added.iter().flatten().count();
+    Ok(Received {
         accepted: accepted as u64,
         duplicate: (said.len() - accepted) as u64,
         unknown: (all - said.len()) as u64,
-    };
-    Ok((received, rewards))
+    })
+}
+
+/// The predictions that feedback is on, as far as they are known.
+fn find<'a>(
+    host: &Host,
+    endpoint: &str,
+    said: impl Iterator<Item = &'a Feedback>,
+) -> Result<HashMap<u128, Summary>, ControlError> {
+    let ids: HashSet<u128> = said.map(|feedback| feedback.prediction).collect();
+    let found = host.recorder().find(endpoint, &ids)?;
+    Ok(found.into_iter().map(|known| (known.id, known)).collect())
+}
+
+/// Counts what feedback is worth for the arms that had the request.
+fn count(
+    host: &Host,
+    endpoint: &str,
+    said: &Feedback,
+    found: &HashMap<u128, Summary>,
+    spec: &PredictionsSpec,
+    feedback: (u64, bool),
+) {
+    let Some(of) = found.get(&said.prediction) else { return };
+    let Some(value) = value(&said.said, of, spec) else { return };
+    // Where the client named the variant itself, nothing is to be learned of a draw.
+    let Some(drawn) = &of.drawn else { return };
+    host.reward(&Rewarded {
+        endpoint,
+        revision: &of.revision,
+        variant: drawn,
+        in_rollout_ms: of.arm.as_ref().map(|_| (of.id >> 80) as u64),
+        unit: of.unit_hash,
+        slices: of.slices,
+        value,
+        feedback,
+    });
 }
 
 /// What feedback is worth: a reward as it is, a label 1 where it is what was predicted and 0 elsewhere.

@@ -36,7 +36,7 @@ const TRIM: u64 = 10;
 const EXPIRE: u64 = 600;
 
 /// Requests with feedback that are worked on at once.
-const FEEDBACKS: usize = 2;
+pub(crate) const FEEDBACKS: usize = 2;
 
 /// The most revisions that stay warm only for rollbacks.
 const BAKING: usize = 64;
@@ -79,6 +79,8 @@ pub struct Host {
     /// There is a rollout or a live revision that was not there before.
     /// Feedback that is looked up and written at once.
     pub(crate) feedbacks: Semaphore,
+    /// Held from when feedback is committed until it is counted.
+    pub(crate) rewards: Mutex<()>,
     /// A rollout has begun or was restored.
     pub(crate) begun: Notify,
     /// The models of what is in the snapshot, by name, with their size as it was told last.
@@ -113,6 +115,7 @@ impl Host {
             recording: Mutex::default(),
             changing: Mutex::default(),
             feedbacks: Semaphore::new(FEEDBACKS),
+            rewards: Mutex::default(),
             begun: Notify::new(),
             resident: Mutex::default(),
             baking: Mutex::default(),
@@ -185,7 +188,7 @@ impl Host {
                             let problem = error.first_line();
                             tracing::warn!(endpoint = name.as_str(), "not warm: {problem}");
                         }
-                        self.go_live(live);
+                        self.go_on_counting(&name, || self.go_live(live)).await;
                     }
                     Err(error) => {
                         let problem = error.first_line();

@@ -122,6 +122,17 @@ impl Endpoint {
         }
     }
 
+    /// The number of the feedback after which some may not have been counted; none where nothing counts it.
+    pub(crate) fn counted(&self) -> Option<u64> {
+        let rolling = match self {
+            Self::Live(_) => None,
+            Self::Rolling(rolling) => Some(rolling.observations().feedback()),
+        };
+        let revisions = self.revisions();
+        let routed = revisions.iter().filter_map(|live| live.routed());
+        routed.map(|routed| routed.observations().feedback()).chain(rolling).min()
+    }
+
     /// Every revision that answers.
     pub(crate) fn revisions(&self) -> Vec<Arc<LiveRevision>> {
         match self {

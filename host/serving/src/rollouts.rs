@@ -235,7 +235,7 @@ impl Host {
         let put = Change::put(ENDPOINT, rolling.endpoint().as_str(), document(&record)?);
         let mut changes = vec![put, observed(rolling)?];
         if outcome == Outcome::Promoted {
-            changes.extend(self.forget_variants(rolling.endpoint())?);
+            changes.extend(self.begin_variants(&revision)?);
         }
         self.store().commit(None, &changes, note)?;
         self.change(|snapshot| {
@@ -330,10 +330,13 @@ impl Host {
                 self.put_arm(&rolling, arm).await;
             }
         }
-        self.change(|snapshot| {
-            snapshot.waiting.remove(name);
-            snapshot.live.insert(name.clone(), Endpoint::Rolling(rolling));
-        });
+        let answer = || {
+            self.change(|snapshot| {
+                snapshot.waiting.remove(name);
+                snapshot.live.insert(name.clone(), Endpoint::Rolling(rolling));
+            });
+        };
+        self.go_on_counting(name, answer).await;
         self.begun.notify_one();
         Ok(())
     }

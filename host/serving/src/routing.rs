@@ -93,7 +93,11 @@ impl Routed {
         let quarantined = Arc::default();
         let (before, mut observed) = before.unzip();
         let observed = observed.take().filter(|known| known.len() == variants.len());
-        let observed = observed.unwrap_or_else(|| vec![Observed::default(); variants.len()]);
+        let observed = observed.unwrap_or_else(|| {
+            // What comes from now on is counted.
+            let feedback = now_ms() * 1000;
+            vec![Observed { feedback, ..Observed::default() }; variants.len()]
+        });
         let observation = Arc::new(seen(&sees, &variants, &observed));
         let evaluation = match before {
             Some(evaluation) => evaluation,
