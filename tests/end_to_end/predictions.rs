@@ -112,6 +112,7 @@ fn rows_are_what_clients_saw() {
         let best = if x.len() == 1 { answer.output()[0] } else { f64::from(u8::from(x[0] < 0.5)) };
         assert_eq!(row["predicted"], best.to_string());
         assert!(row["latency_seconds"].as_f64().unwrap() > 0.0);
+        assert!(row["model_seconds"].is_null());
     }
     for (asked, count) in [
         (&["--attribute", "region=eu"][..], 25),
@@ -231,6 +232,10 @@ fn fields_of_bodies_are_chosen_and_left_out() {
             .collect();
         assert_eq!(found.join(", "), columns, "{keys}: {row}");
         assert_eq!(row["predicted"], answer.label(), "{keys}");
+        let seconds = ["latency_seconds", "processor_cpu_seconds", "model_seconds"]
+            .map(|name| row[name].as_f64().unwrap());
+        assert!(seconds.iter().all(|&seconds| seconds > 0.0), "{row}");
+        assert!(seconds[0] >= seconds[2], "{row}");
         if columns.contains("/predictions/0") {
             assert_eq!(row["output./predictions/0/label"], answer.label());
         }

@@ -13,7 +13,7 @@ use crate::serve::say;
 use crate::table::{cell, print, print_json, time};
 
 /// The columns of a table of text, without what was sent and answered.
-const CSV: [&str; 21] = [
+const CSV: [&str; 23] = [
     "prediction",
     "time",
     "endpoint",
@@ -29,6 +29,8 @@ const CSV: [&str; 21] = [
     "attributes",
     "request_id",
     "latency_seconds",
+    "processor_cpu_seconds",
+    "model_seconds",
     "status",
     "error",
     "predicted",

@@ -53,6 +53,6 @@ pub use inspect::{Inspection, Kind, LoadError, Manifest};
 pub use observing::{Measure, Observation, Subject, unit_hash};
 pub use policy::Policy;
 pub use processor::{Bindings, BoundModel, Call, CallError, CreateError, Processor, Sink, Usage};
-pub use reports::{Report, Reports};
+pub use reports::{Report, Reports, Times};
 pub use router::Routers;
 pub use trap::Trap;

@@ -173,7 +173,10 @@ impl HostInference for State {
             return Ok(Err(Error::Denied("this inference has been waited for before".into())));
         };
         let clock = Arc::clone(&self.account.cpu);
+        let request = Arc::clone(&self.request);
+        let waits = request.reports.waits();
         let result = clock.wait(&mut task.run).await;
+        drop(waits);
         self.account.inferences -= 1;
         let Finished { outputs, charge } = match result {
             Ok(Ok(finished)) => {

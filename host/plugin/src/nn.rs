@@ -222,7 +222,10 @@ impl inference::HostGraphExecutionContext for State {
             return self.nn_error(code, problem);
         }
         let clock = Arc::clone(&self.account.cpu);
+        let request = Arc::clone(&self.request);
+        let waits = request.reports.waits();
         let outputs = clock.wait(model.run(&named, &[], self.deadline)).await;
+        drop(waits);
         let outputs = match outputs {
             Ok(outputs) => {
                 self.failed_inference = None;

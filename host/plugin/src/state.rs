@@ -133,7 +133,9 @@ impl Account {
 
 impl Drop for State {
     fn drop(&mut self) {
-        self.bindings.sink.used(&self.account.usage());
+        let usage = self.account.usage();
+        self.request.reports.worked(usage.cpu);
+        self.bindings.sink.used(&usage);
     }
 }
 

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use berth_monitor::{Exposed, Observed, Sum, Value};
+use berth_monitor::{Exposed, Observed, Sum};
 use berth_store::{Change, Note};
-use berth_tensor::Name;
 
 use crate::catalog::document;
 use crate::documents::{

@@ -119,6 +119,11 @@ impl Way {
         }
     }
 
+    /// Whether a processor has its requests.
+    pub(crate) fn has_processor(&self) -> bool {
+        matches!(self, Self::Processor(_))
+    }
+
     /// Whether it says what it takes.
     pub(crate) fn says_inputs(&self) -> bool {
         match self {

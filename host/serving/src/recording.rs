@@ -7,7 +7,7 @@ use std::sync::Arc;
 use berth_monitor::predictions::{
     BODY, Content, Declared, Filter, Kept, Prediction, PredictionsSpec, Recorder,
 };
-use berth_plugin::{Body, Reply, Request, unit_hash};
+use berth_plugin::{Body, Reply, Request, Times, unit_hash};
 use berth_store::Said;
 use berth_tensor::{Name, TensorType};
 use bytes::BytesMut;
@@ -179,6 +179,10 @@ impl LiveRevision {
             slices: ended.slices,
             attributes: request.attributes.clone(),
             latency: ended.latency,
+            times: self.variants[ended.answered].way.has_processor().then(|| {
+                let Times { cpu, models } = request.reports.times();
+                [cpu, models]
+            }),
             status: ended.result.as_ref().err().map_or("ok", RequestError::reason),
             error: ended.result.as_ref().err().map(ToString::to_string),
             inputs,

@@ -301,7 +301,7 @@ impl Host {
     /// Where the host has ended again and again before anything was decided, the next revision is
     /// given up.
     pub(crate) async fn restore_rollout(
-        &self,
+        self: &Arc<Self>,
         name: &Name,
         mut record: EndpointRecord,
         mut rollout: Rollout,

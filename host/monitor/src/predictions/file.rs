@@ -31,7 +31,7 @@ const COLUMNS: &str = "berth.columns";
 const REPLACES: &str = "berth.replaces";
 
 /// The columns that every file has, first.
-const FIXED: [(&str, Kind); 19] = [
+const FIXED: [(&str, Kind); 21] = [
     ("prediction", Kind::Text),
     ("time", Kind::Time),
     ("endpoint", Kind::Text),
@@ -47,6 +47,8 @@ const FIXED: [(&str, Kind); 19] = [
     ("attributes", Kind::Map),
     ("request_id", Kind::Text),
     ("latency_seconds", Kind::Number),
+    ("processor_cpu_seconds", Kind::Number),
+    ("model_seconds", Kind::Number),
     ("status", Kind::Text),
     ("error", Kind::Text),
     ("predicted", Kind::Text),
@@ -167,8 +169,11 @@ impl Table {
         self.at("time", Kind::Time).push_int64([time_ms(row.id) as i64 * 1000]);
         self.at("slices", Kind::Integer).push_int64([i64::from(row.slices)]);
         let latency = row.latency.as_secs_f64();
+        let times = |at: usize| row.times.map(|times| times[at].as_secs_f64());
         for (name, number) in [
             ("latency_seconds", Some(latency)),
+            ("processor_cpu_seconds", times(0)),
+            ("model_seconds", times(1)),
             ("propensity", row.propensity),
             ("score", row.score),
         ] {

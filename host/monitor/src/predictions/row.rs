@@ -48,6 +48,8 @@ pub struct Prediction {
     pub attributes: Vec<(String, String)>,
     /// From the decoded request to its answer.
     pub latency: Duration,
+    /// Of that on a core in the processor, and waiting for models; none without a processor.
+    pub times: Option<[Duration; 2]>,
     /// `ok`, or why there was no answer.
     pub status: &'static str,
     /// What the client was told in place of an answer.
