@@ -186,15 +186,15 @@ fn only_what_is_declared_is_kept() {
         ("everything = true", "everything"),
         (
             "inputs = [\"sum\"]",
-            "predictions.inputs: \"sum\" is no input: give \"body\", a field of it such as \"/user/id\", or of a, b",
+            "predictions.inputs: there is no \"sum\": give \"body\", a field of it such as \"/user/id\", \"a\", \"b\"",
         ),
-        ("outputs = [\"a\"]", "predictions.outputs: \"a\" is no output"),
+        ("outputs = [\"a\"]", "predictions.outputs: there is no \"a\": give"),
         (
             "redact = [\"/a\", \"user\", \"emial\"]",
-            "predictions.redact: \"emial\" is no attribute, input or output",
+            "predictions.redact: there is no \"emial\": give \"predicted\", \"body\"",
         ),
-        ("prediction = \"y\"", "predictions.prediction: \"y\" is no output"),
-        ("prediction = \"sum\"\nscore = \"a\"", "predictions.score: \"a\" is no output"),
+        ("prediction = \"y\"", "predictions.prediction: there is no \"y\""),
+        ("prediction = \"sum\"\nscore = \"a\"", "predictions.score: there is no \"a\""),
     ] {
         host.apply_refused(keys, &recording("adder", "pair@1", keys), part);
     }
@@ -250,7 +250,7 @@ fn fields_of_bodies_are_chosen_and_left_out() {
     }
     let keys = "[predictions]\nredact = [\"emial\"]\n[[variants]]";
     let refused = digits_endpoint(1).replace("[[variants]]", keys);
-    host.apply_refused("emial", &refused, "predictions.redact: \"emial\" is no attribute");
+    host.apply_refused("emial", &refused, "predictions.redact: there is no \"emial\"");
 }
 
 #[test]

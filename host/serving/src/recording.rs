@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use berth_monitor::predictions::{
-    BODY, Content, Declared, Filter, Kept, Prediction, PredictionsSpec, Recorder,
+    BODY, Content, Declared, Filter, Prediction, PredictionsSpec, Recorder,
 };
 use berth_plugin::{Body, Reply, Request, Times, unit_hash};
 use berth_store::Said;
@@ -110,45 +110,46 @@ impl LiveRevision {
         let Some(Recording { declared, .. }) = &self.recording else { return Ok(()) };
         let PredictionsSpec { inputs, outputs, redact, prediction, score, .. } = &declared.spec;
         let ways = || self.variants.iter().map(|variant| &variant.way);
-        // A processor that says nothing of what it takes or answers may take or answer any.
         let [takes, answers] = [Way::inputs, Way::outputs].map(|types| {
-            let names = ways().flat_map(types).map(|ty| ty.name.as_str());
-            names.collect::<BTreeSet<&str>>()
+            ways().flat_map(types).map(|ty| ty.name.as_str()).collect::<BTreeSet<&str>>()
         });
-        let (any_input, any_output) =
-            (ways().any(|way| !way.says_inputs()), ways().any(|way| !way.says_outputs()));
-        let input = |name: &str| any_input || takes.contains(name);
-        let output = |name: &str| any_output || answers.contains(name);
-        let field = |name: &str| name == BODY || name.starts_with('/');
-        let names = |kept: &Kept| match kept {
-            Kept::Names(names) => names.clone(),
-            Kept::None | Kept::Tensors => Vec::new(),
-        };
+        // Who says nothing of what it takes or answers may take or answer any.
+        let input = |name: &str| takes.contains(name) || !ways().all(Way::says_inputs);
+        let output = |name: &str| answers.contains(name) || !ways().all(Way::says_outputs);
+        let field = |name: &str| name.starts_with('/');
+        let part = |name: &str| field(name) || name == BODY;
         let attribute =
             |name: &str| self.attributes.iter().any(|(known, _)| known.as_str() == name);
-        let place = |name: &Option<String>| name.iter().cloned().collect::<Vec<_>>();
-        let of_answer = |name: &str| name.starts_with('/') || output(name);
-        let list = |names: &BTreeSet<&str>| match names.is_empty() {
-            true => String::new(),
-            false => format!(", or of {}", names.iter().copied().collect::<Vec<_>>().join(", ")),
+        let some = |body: &str, names: &BTreeSet<&str>| {
+            let names = names.iter().map(|name| format!(", {name:?}")).collect::<String>();
+            format!("give {body}{names}")
         };
-        type Known<'a> = &'a dyn Fn(&str) -> bool;
-        let checks: [(&str, Vec<String>, Known<'_>, String); 5] = [
-            ("inputs", names(inputs), &|name| field(name) || input(name), format!("no input: give \"body\", a field of it such as \"/user/id\"{}", list(&takes))),
-            ("outputs", names(outputs), &|name| field(name) || output(name), format!("no output: give \"body\", a field of it such as \"/label\"{}", list(&answers))),
-            ("redact", redact.iter().cloned().collect(), &|name| {
-                name == "predicted" || field(name) || attribute(name) || input(name) || output(name)
-            }, "no attribute, input or output, and neither \"body\", a field of it such as \"/user/email\", nor \"predicted\"".to_owned()),
-            ("prediction", place(prediction), &of_answer, format!("no output: give a field of the body such as \"/label\"{}", list(&answers))),
-            ("score", place(score), &of_answer, format!("no output: give a field of the body such as \"/score\"{}", list(&answers))),
-        ];
-        for (key, names, known, problem) in checks {
-            if let Some(name) = names.iter().find(|name| !known(name)) {
-                let problem = format!("{name:?} is {problem}");
-                return Err(SpecError::new(format!("predictions.{key}"), problem));
-            }
+        let whole = "\"body\", a field of it such as \"/user/id\"";
+        check_names(
+            "inputs",
+            inputs.names(),
+            |name| part(name) || input(name),
+            || some(whole, &takes),
+        )?;
+        check_names(
+            "outputs",
+            outputs.names(),
+            |name| part(name) || output(name),
+            || some(whole, &answers),
+        )?;
+        for (key, place) in [("prediction", prediction), ("score", score)] {
+            let given = || some("a field of the body such as \"/label\"", &answers);
+            check_names(key, place.as_slice(), |name| field(name) || output(name), given)?;
         }
-        Ok(())
+        let known = |name: &str| {
+            name == "predicted" || part(name) || attribute(name) || input(name) || output(name)
+        };
+        let given = || {
+            format!(
+                "give \"predicted\", {whole}, or the name of an attribute, an input or an output"
+            )
+        };
+        check_names("redact", redact, known, given)
     }
 
     /// Hands a request over that came to its end, if it is to be recorded.
@@ -191,6 +192,21 @@ impl LiveRevision {
             score: None,
         };
         recorder.record(prediction, request.body.bytes(), declared);
+    }
+}
+
+fn check_names<'a>(
+    key: &str,
+    names: impl IntoIterator<Item = &'a String>,
+    known: impl Fn(&str) -> bool,
+    give: impl Fn() -> String,
+) -> Result<(), SpecError> {
+    match names.into_iter().find(|name| !known(name)) {
+        None => Ok(()),
+        Some(name) => {
+            let problem = format!("there is no {name:?}: {}", give());
+            Err(SpecError::new(format!("predictions.{key}"), problem))
+        }
     }
 }
 

@@ -216,10 +216,8 @@ impl PredictionsSpec {
     }
 
     fn with_fields(&self, side: Side, parts: Vec<Content>) -> Vec<Content> {
-        let named = match self.kept(side) {
-            Kept::Names(names) if !self.redact.contains(BODY) => names.as_slice(),
-            _ => &[],
-        };
+        let whole = self.redact.contains(BODY);
+        let named = if whole { &[] } else { self.kept(side).names() };
         let mut told = Vec::with_capacity(parts.len());
         for part in parts {
             match part {

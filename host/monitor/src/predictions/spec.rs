@@ -65,6 +65,14 @@ pub enum Kept {
 }
 
 impl Kept {
+    /// What is named.
+    pub fn names(&self) -> &[String] {
+        match self {
+            Self::Names(names) => names,
+            Self::None | Self::Tensors => &[],
+        }
+    }
+
     /// Whether it is nothing.
     pub fn is_none(&self) -> bool {
         *self == Self::None
@@ -147,10 +155,7 @@ impl Declared {
                 let beside = Column { name: format!("{name}.{beside}"), kind: of_beside };
                 columns.extend([Column { name, kind }, beside]);
             };
-            let named = match spec.kept(side) {
-                Kept::Names(names) => names.as_slice(),
-                Kept::None | Kept::Tensors => &[],
-            };
+            let named = spec.kept(side).names();
             for (name, datatype) in known {
                 let kept = *spec.kept(side) == Kept::Tensors || named.contains(name);
                 if kept && !spec.redact.contains(name) {
