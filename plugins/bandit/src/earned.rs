@@ -94,7 +94,7 @@ impl Earned {
     pub(crate) fn values(&self, now: &[Values]) -> Vec<Values> {
         let each = self.arms.iter().zip(now).map(|(arm, now)| {
             let count = (arm.weight * arm.weight / arm.spread).round();
-            if !(count >= 1.0) {
+            if count.is_nan() || count < 1.0 {
                 return Values { alike: now.alike, ..Values::default() };
             }
             let times = count / arm.weight;

@@ -174,7 +174,8 @@ impl Guardrails {
             let message = format!("{ms} is no time: use milliseconds above 0");
             return Err(ConfigError::new(format!("{key}.latency_ms"), message));
         }
-        if let Some(ratio) = self.max_latency_ratio.filter(|ratio| !(*ratio >= LEAST_RATIO)) {
+        let tells = LEAST_RATIO..f64::INFINITY;
+        if let Some(ratio) = self.max_latency_ratio.filter(|ratio| !tells.contains(ratio)) {
             let message = format!(
                 "{ratio} is too little to tell: the host tells times apart by an eighth, so use {LEAST_RATIO} or more"
             );

@@ -130,14 +130,14 @@ impl Steps {
                 evaluation.plan = Plan::empty(SCHEMA);
                 return evaluation;
             }
-            if self.switches() && self.guardrails.compare() {
-                if let Some(found) = self.guardrails.too_little(&seen.evidence) {
-                    let why = format!("waiting for what to compare with: {found} so far");
-                    let mut evaluation = Evaluation::moving(0.0, Phase::Progressing, why);
-                    evaluation.plan = Plan::empty(SCHEMA);
-                    evaluation.next_tick_ms = Some(self.look());
-                    return evaluation;
-                }
+            let compared = self.switches() && self.guardrails.compare();
+            let missing = compared.then(|| self.guardrails.too_little(&seen.evidence)).flatten();
+            if let Some(found) = missing {
+                let why = format!("waiting for what to compare with: {found} so far");
+                let mut evaluation = Evaluation::moving(0.0, Phase::Progressing, why);
+                evaluation.plan = Plan::empty(SCHEMA);
+                evaluation.next_tick_ms = Some(self.look());
+                return evaluation;
             }
             return self.step(0, seen, &seen.evidence);
         };
@@ -292,8 +292,11 @@ mod tests {
         Seen { now_ms, ready: true, evidence }
     }
 
+    /// A time, what both have had, and what is expected of share, phase and message.
+    type Look<'a> = (u64, [(u64, u64, f64); 2], f64, Phase, &'a str);
+
     #[track_caller]
-    fn check_both(shares: &[f64], story: &[(u64, [(u64, u64, f64); 2], f64, Phase, &str)]) {
+    fn check_both(shares: &[f64], story: &[Look<'_>]) {
         let mut progress = None;
         for (at, (now_ms, of, share, phase, part)) in story.iter().enumerate() {
             let evaluation = comparing(shares).decide(progress, &both(*now_ms, *of));
