@@ -305,7 +305,9 @@ async fn a_model_is_the_same_from_its_graph() {
         }
         let options = ModelOptions::default();
         let digest = berth_tensor::Digest::of(bytes);
-        let open = |runtime: &Runtime| runtime.open_tried(name, &digest, &file, &options).unwrap();
+        let open = |runtime: &Runtime| {
+            runtime.open_tried(name, &digest, &file, &options, &|| true).unwrap()
+        };
         let (given_opened, first) = (open(&given), open(&tried));
         // What opens now opens from the graph alone.
         let (again, graph) = (open(&tried), format!("{digest}-"));

@@ -6,11 +6,14 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::time::Duration;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 /// The most that is kept of what a process says, in bytes, of each of its outputs.
 const SAID: u64 = 64 << 10;
+
+/// How often it is asked whether somebody still wants what a process does.
+const ASK: Duration = Duration::from_millis(200);
 
 /// What a process may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +36,7 @@ impl Bounds {
 /// How a process ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// By itself or by a signal; none where its time by the clock was up.
+    /// By itself or by a signal; none where its time by the clock was up, or nobody wanted it any more.
     pub status: Option<ExitStatus>,
     /// The beginning of its standard output, where that was not set to go elsewhere.
     pub output: String,
@@ -58,9 +61,14 @@ impl Ended {
     }
 }
 
-/// Runs a command to its end, or ends it when its time is up. Blocks. Standard output is gathered
-/// unless `output` says where it goes.
-pub fn run(mut command: Command, bounds: Bounds, output: Option<Stdio>) -> io::Result<Ended> {
+/// Runs a command to its end, or ends it when its time is up or it is not `wanted` any more. Blocks.
+/// Standard output is gathered unless `output` says where it goes.
+pub fn run(
+    mut command: Command,
+    bounds: Bounds,
+    output: Option<Stdio>,
+    wanted: &dyn Fn() -> bool,
+) -> io::Result<Ended> {
     command
         .stdout(output.unwrap_or_else(Stdio::piped))
         .stderr(Stdio::piped())
@@ -71,7 +79,16 @@ pub fn run(mut command: Command, bounds: Bounds, output: Option<Stdio>) -> io::R
     let output = child.stdout.take().map(gather).transpose()?;
     let said = child.stderr.take().map(gather).transpose()?;
     // Its standard error ends when it does: reading to the end is waiting for it.
-    let heard = said.map(|said| said.recv_timeout(bounds.time()));
+    let end = Instant::now() + bounds.time();
+    let heard = said.map(|said| {
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match said.recv_timeout(left.min(ASK)) {
+                Err(RecvTimeoutError::Timeout) if !left.is_zero() && wanted() => {}
+                heard => break heard,
+            }
+        }
+    });
     let late = matches!(heard, Some(Err(_)));
     if late {
         // It may have ended just now, which is as good.

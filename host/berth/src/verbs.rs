@@ -59,9 +59,11 @@ impl Kind for ModelKind {
         let pair = |pair: &Value| (cell(&pair[0]), cell(&pair[1]));
         let properties = version["properties"].as_array().into_iter().flatten().map(pair);
         let batching = Some(&version["batching"]).filter(|batching| !batching.is_null());
+        let warning = Some(&version["warning"]).filter(|warning| !warning.is_null());
         batching
             .map(|batching| ("batching".to_owned(), cell(batching)))
             .into_iter()
+            .chain(warning.map(|warning| ("warning".to_owned(), cell(warning))))
             .chain(data)
             .chain(properties)
             .collect()
@@ -133,6 +135,9 @@ fn run_artifact<K: Kind>(verb: ArtifactVerb, client: &Client) -> anyhow::Result<
                     pushed["version"],
                     short(&pushed["digest"])
                 ));
+                if let Some(warning) = pushed["warning"].as_str() {
+                    say(&format!("warning: {warning}"));
+                }
             }
         }
         ArtifactVerb::List => versions::<K>(client, client.get(K::PATH)?),

@@ -1,6 +1,6 @@
 //! What is known of models from their trials, on the disk, so that a model which was tried is neither
-//! tried nor optimised again: whether its requests may run together, and its graph as ONNX Runtime has
-//! optimised it.
+//! tried nor optimised again: whether its requests may run together, whether a run takes long, and its
+//! graph as ONNX Runtime has optimised it.
 //!
 //! A model has a folder, by the digest of its files and by all else that a graph depends on: ONNX Runtime,
 //! the processor, the providers. It lies in one that only this user may write, is made beside its place
@@ -21,7 +21,7 @@ use crate::data_files;
 use crate::onnxruntime::Providers;
 use crate::onnxruntime::library::Library;
 use crate::onnxruntime::session::WEIGHTS;
-use crate::probe::Batching;
+use crate::probe::Judged;
 use crate::trial::{Found, Outcome};
 
 /// The most bytes of all graphs together, and never more than half of what the disk has beside them;
@@ -31,7 +31,7 @@ const PART: u64 = 4;
 /// A model's folder counts as that many bytes at least, so that there are not too many.
 const LEAST: u64 = 1 << 20;
 /// Of one model, what was found for so many batch sizes is kept.
-const BATCHINGS: usize = 16;
+const JUDGED: usize = 16;
 
 /// A graph's own file in the folder of its model, and the file that says what was found.
 const GRAPH: &str = "graph.onnx";
@@ -75,8 +75,8 @@ impl Drop for Room {
 /// What the file says.
 #[derive(Default, Serialize, Deserialize)]
 struct Known {
-    /// Whether requests may run together, by the most rows that were asked for.
-    batching: Vec<(Option<u32>, Batching)>,
+    /// What the model is like, by the most rows that were asked for.
+    judged: Vec<(Option<u32>, Judged)>,
     /// The digests of the graph's files by their names; none where there is none.
     graph: BTreeMap<String, Digest>,
 }
@@ -142,11 +142,11 @@ impl Entry {
     /// are as they were written.
     pub(crate) fn found(&self, most: Option<u32>) -> Option<Found> {
         let known = self.known()?;
-        let (_, batching) = known.batching.iter().find(|(found, _)| *found == most)?;
+        let (_, judged) = known.judged.iter().find(|(found, _)| *found == most)?;
         // So that it is not the next to go; where that fails it goes sooner.
         let _ = File::open(self.place.join(FOUND))
             .and_then(|found| found.set_modified(SystemTime::now()));
-        Some(Found { batching: Some(batching.clone()), graph: self.graph(&known) })
+        Some(Found { judged: Some(judged.clone()), graph: self.graph(&known) })
     }
 
     fn known(&self) -> Option<Known> {
@@ -221,7 +221,7 @@ impl Entry {
         &self,
         name: &str,
         most: Option<u32>,
-        batching: &Batching,
+        judged: &Judged,
         outcome: Option<(Room, Outcome)>,
     ) -> Option<PathBuf> {
         let kept = || -> io::Result<_> {
@@ -235,11 +235,11 @@ impl Entry {
                 }
                 Some((_, Outcome::Failed(problem))) => return Err(io::Error::other(problem)),
             };
-            known.batching.retain(|(found, _)| *found != most);
-            if known.batching.len() == BATCHINGS {
-                known.batching.remove(0);
+            known.judged.retain(|(found, _)| *found != most);
+            if known.judged.len() == JUDGED {
+                known.judged.remove(0);
             }
-            known.batching.push((most, batching.clone()));
+            known.judged.push((most, judged.clone()));
             self.write(&known)?;
             Ok(self.graph(&known))
         };

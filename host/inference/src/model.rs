@@ -15,8 +15,8 @@ use crate::deadline::{Answer, Ticket};
 use crate::executor::{Lane, Share};
 use crate::onnxruntime::Providers;
 use crate::onnxruntime::session::{Session, Stop};
-use crate::pace::{self, LONG, Pace, SMALL, STALLED};
-use crate::probe::{self, Batching, Seen};
+use crate::pace::{self, LONG, Pace, SMALL, STALLED, Zeros};
+use crate::probe::{self, Batching, Judged, Seen, endless};
 use crate::runtime::Lanes;
 
 /// What runs of a model may leave behind for the next ones, in bytes.
@@ -61,7 +61,7 @@ pub struct Opened {
     input_index: HashMap<String, usize>,
     output_index: HashMap<String, usize>,
     equal: Vec<EqualDimensions>,
-    batching: Batching,
+    judged: Judged,
     pace: Pace,
     gave_back: Mutex<Option<Instant>>,
     runs: AtomicU64,
@@ -138,12 +138,15 @@ impl Opened {
         options: BatchOptions,
         bytes: u64,
         lanes: Arc<Lanes>,
-        batching: Option<Batching>,
+        judged: Option<Judged>,
     ) -> Self {
         let session = Arc::new(session);
-        let pace = Pace::measure(name, &session, &lanes.deadlines);
-        let batching =
-            batching.unwrap_or_else(|| probe::judge(&session, options.most, &lanes.deadlines));
+        let known = judged.as_ref().map(|judged| judged.zeros);
+        let (pace, zeros) = Pace::measure(name, &session, &lanes.deadlines, known);
+        let judged = judged.unwrap_or_else(|| {
+            let batching = probe::judge(&session, zeros, options.most, &lanes.deadlines);
+            Judged { batching, zeros }
+        });
         let index = |types: &[TensorType]| {
             types.iter().enumerate().map(|(index, ty)| (ty.name.clone(), index)).collect()
         };
@@ -156,7 +159,7 @@ impl Opened {
             options,
             lanes,
             bytes,
-            batching,
+            judged,
             pace,
             gave_back: Mutex::default(),
             runs: AtomicU64::new(0),
@@ -200,7 +203,22 @@ impl Opened {
 
     /// Whether requests may run together, and why not where they may not.
     pub fn batching(&self) -> &Batching {
-        &self.batching
+        &self.judged.batching
+    }
+
+    /// What makes it doubtful that it answers anybody, for people; mostly nothing.
+    pub fn warning(&self) -> Option<String> {
+        (self.judged.zeros == Zeros::Endless).then(|| {
+            format!(
+                "{}, and a request has no more than its endpoint's timeout_ms",
+                endless("one row")
+            )
+        })
+    }
+
+    /// What was found out about it when it was run.
+    pub(crate) fn judged(&self) -> &Judged {
+        &self.judged
     }
 
     /// What can be told of it from outside, to hold another form of it against.
@@ -306,7 +324,7 @@ impl Opened {
 
     /// The most rows that a run may have.
     pub(crate) fn most_rows(&self) -> u64 {
-        match self.batching {
+        match self.judged.batching {
             Batching::Together { most } => most.into(),
             Batching::Alone { .. } => 1,
         }

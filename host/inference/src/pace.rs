@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use berth_tensor::Tensor;
+use serde::{Deserialize, Serialize};
 
 use crate::deadline::Deadlines;
 use crate::onnxruntime::session::{Session, Stop};
@@ -15,8 +16,11 @@ pub(crate) const SMALL: Duration = Duration::from_micros(100);
 /// A run counts as no longer than this: one that the system interrupted must not look like a slow
 /// model, and two slow ones must.
 const LONGEST: Duration = Duration::from_millis(1);
-/// A run on zeros may take as long; a model that takes longer opens without having been measured.
-const WARM_UP: Duration = Duration::from_secs(30);
+/// A run that is only to see what a model does may take as long; a model whose run on zeros takes
+/// longer opens without having been measured.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// A model whose run on zeros takes longer is run on them once, in its trial, and not at every start.
+const TOO_LONG: Duration = Duration::from_secs(1);
 /// After this long no further run on zeros begins.
 const ENOUGH: Duration = Duration::from_millis(50);
 /// A model with larger inputs is not run on zeros, in bytes.
@@ -49,18 +53,52 @@ pub(crate) struct Pace {
     unit: Option<u64>,
 }
 
+/// What became of a model's run on zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Zeros {
+    /// It has ended before it was long.
+    Short,
+    /// It has ended.
+    Long,
+    /// It was stopped.
+    Endless,
+}
+
 impl Pace {
     /// Runs a model on zeros, with 1 for every dimension that varies. A model that cannot do that
-    /// may well answer real inputs, so a failure only means that it has not been measured.
-    pub(crate) fn measure(name: &str, session: &Arc<Session>, deadlines: &Deadlines) -> Self {
-        let (time, unit) = match warm_up(session, deadlines) {
-            // A thread that waits for a device or other threads is not to be one that serves.
-            Ok((time, unit)) => (time, session.alone.then_some(unit)),
-            Err(problem) => {
-                tracing::debug!("model {name} was not warmed up: {problem}");
-                (LONGEST, None)
+    /// may well answer real inputs, so a failure only means that it has not been measured. Where it is
+    /// `known` that this takes long, it is not done.
+    pub(crate) fn measure(
+        name: &str,
+        session: &Arc<Session>,
+        deadlines: &Deadlines,
+        known: Option<Zeros>,
+    ) -> (Self, Zeros) {
+        if let Some(long @ (Zeros::Long | Zeros::Endless)) = known {
+            return (Self::new(LONGEST, None), long);
+        }
+        let begin = clock(session);
+        match warm_up(session, deadlines) {
+            Ok((time, unit)) => {
+                let zeros = if time > TOO_LONG { Zeros::Long } else { Zeros::Short };
+                // A thread that waits for a device or other threads is not to be one that serves.
+                (Self::new(time, session.alone.then_some(unit)), zeros)
             }
-        };
+            Err(NotWarm { problem, stopped }) => {
+                tracing::debug!("model {name} was not warmed up: {problem}");
+                let long = clock(session).saturating_sub(begin) > TOO_LONG;
+                let zeros = match stopped {
+                    true => Zeros::Endless,
+                    false if long => Zeros::Long,
+                    false => Zeros::Short,
+                };
+                (Self::new(LONGEST, None), zeros)
+            }
+        }
+    }
+
+    fn new(time: Duration, unit: Option<u64>) -> Self {
         let nanoseconds = AtomicU64::new(nanoseconds(time));
         let (long, away, was_cut_off) = Default::default();
         Self { nanoseconds, long, away, was_cut_off, unit }
@@ -130,9 +168,22 @@ pub(crate) fn clock(session: &Session) -> Duration {
         + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or_default())
 }
 
+/// Why a model was not run on zeros.
+struct NotWarm {
+    problem: String,
+    /// Its time was up.
+    stopped: bool,
+}
+
+impl From<String> for NotWarm {
+    fn from(problem: String) -> Self {
+        Self { problem, stopped: false }
+    }
+}
+
 /// The shortest of a few runs, since the first allocates what later ones find, and the bytes of
 /// their inputs.
-fn warm_up(session: &Arc<Session>, deadlines: &Deadlines) -> Result<(Duration, u64), String> {
+fn warm_up(session: &Arc<Session>, deadlines: &Deadlines) -> Result<(Duration, u64), NotWarm> {
     let (tensors, bytes) = zeros(session)?;
     let inputs: Vec<_> = tensors.iter().enumerate().collect();
     let outputs: Vec<_> = (0..session.outputs.len()).collect();
@@ -140,10 +191,11 @@ fn warm_up(session: &Arc<Session>, deadlines: &Deadlines) -> Result<(Duration, u
     let begin = Instant::now();
     while shortest == Duration::MAX || (begin.elapsed() < ENOUGH && begin.elapsed() < 20 * shortest)
     {
-        let watched = deadlines.watch_here(Instant::now() + WARM_UP);
+        let watched = deadlines.watch_here(Instant::now() + PATIENCE);
         let (watched, run) = watched.map_err(|error| error.to_string())?;
         let start = clock(session);
-        session.run(&inputs, &outputs, &run.stop)?;
+        let ran = session.run(&inputs, &outputs, &run.stop);
+        ran.map_err(|problem| NotWarm { problem, stopped: watched.is_dead() })?;
         watched.ended();
         shortest = shortest.min(clock(session).saturating_sub(start));
     }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::batch;
 use crate::deadline::Deadlines;
 use crate::onnxruntime::session::{OWN, Session};
-use crate::pace::clock;
+use crate::pace::{PATIENCE, Zeros, clock};
 
 /// What a model's file may say under this key of its metadata: [`TOGETHER`] or [`ALONE`].
 const DECLARED: &str = "berth.batching";
@@ -34,8 +34,6 @@ const LONGEST: Duration = Duration::from_millis(5);
 const LONGEST_ON_DEVICE: Duration = Duration::from_millis(100);
 /// A row must take less than this part of what it takes alone.
 const WORTH: f64 = 0.8;
-/// One probing run may take as long.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Inputs that are tried, at most.
 const TRIALS: u64 = 4;
 /// What a dimension is probed with that varies beside the leading one.
@@ -80,8 +78,20 @@ impl std::fmt::Display for Batching {
     }
 }
 
-/// Judges a model. `most` is what the operator asks for.
-pub(crate) fn judge(session: &Arc<Session>, most: Option<u32>, deadlines: &Deadlines) -> Batching {
+/// What is known of a model once it has been run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Judged {
+    pub(crate) batching: Batching,
+    pub(crate) zeros: Zeros,
+}
+
+/// Judges a model whose run on zeros has come to that. `most` is what the operator asks for.
+pub(crate) fn judge(
+    session: &Arc<Session>,
+    zeros: Zeros,
+    most: Option<u32>,
+    deadlines: &Deadlines,
+) -> Batching {
     let refused = |why: String| Batching::Alone { why };
     if most.is_some_and(|most| most <= 1) {
         return Batching::Alone { why: "so it is configured".to_owned() };
@@ -103,6 +113,9 @@ pub(crate) fn judge(session: &Arc<Session>, most: Option<u32>, deadlines: &Deadl
     }
     if let Err(why) = &session.leading {
         return refused(why.clone());
+    }
+    if zeros == Zeros::Endless {
+        return refused(format!("it could not be tried: {}", endless("one row")));
     }
     let probe = Probe { session, deadlines };
     if most.is_none() {
@@ -168,6 +181,11 @@ impl Seen {
 
 fn failed(rows: &str) -> impl FnOnce(String) -> String {
     move |problem| format!("it could not be tried with {rows}: {problem}")
+}
+
+/// What is said of a run that was stopped.
+pub(crate) fn endless(rows: &str) -> String {
+    format!("a run of {rows} took longer than {} s", PATIENCE.as_secs())
 }
 
 struct Probe<'a> {
@@ -257,7 +275,14 @@ impl Probe<'_> {
         let watched = self.deadlines.watch_here(Instant::now() + PATIENCE);
         let (watched, run) = watched.map_err(|error| error.to_string())?;
         let start = clock(self.session);
-        let answer = self.session.run(&inputs, &outputs, &run.stop)?;
+        let answer = self.session.run(&inputs, &outputs, &run.stop);
+        let answer = answer.map_err(|problem| match watched.is_dead() {
+            true => endless(&match inputs.first().and_then(|(_, input)| input.shape().first()) {
+                Some(1) | None => "one row".to_owned(),
+                Some(rows) => format!("{rows} rows"),
+            }),
+            false => problem,
+        })?;
         watched.ended();
         Ok((answer, clock(self.session).saturating_sub(start)))
     }

@@ -10,11 +10,12 @@ use berth_tensor::Digest;
 use crate::data_files::{self, DataFileError};
 use crate::deadline::Deadlines;
 use crate::executor::{Executor, Lane, MORE, threads};
+use crate::graphs::Entry;
 use crate::model::{ModelOptions, Opened};
 use crate::onnxruntime::library::Library;
 use crate::onnxruntime::session::{Graph, Session};
 use crate::onnxruntime::{Device, OpenError, RuntimeError, providers};
-use crate::probe::Batching;
+use crate::probe::Judged;
 use crate::trial::{Found, Trials};
 
 /// How much a runtime takes on at once.
@@ -44,6 +45,8 @@ pub struct Runtime {
     each: usize,
     /// Held by what is done aside.
     aside: Arc<Mutex<()>>,
+    /// Held while a model is tried, which takes longer: what is known opens meanwhile.
+    trying: Arc<Mutex<()>>,
     trials: Option<Trials>,
 }
 
@@ -76,6 +79,7 @@ impl Runtime {
             devices: Arc::default(),
             each,
             aside: Arc::default(),
+            trying: Arc::default(),
             trials,
             library: Arc::clone(&library),
         };
@@ -110,14 +114,7 @@ impl Runtime {
     /// the system has no thread to give.
     pub fn aside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> std::io::Result<T> {
         let _alone = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
-        std::thread::scope(|scope| {
-            let thread =
-                std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || {
-                    give_way();
-                    work()
-                })?;
-            Ok(thread.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked)))
-        })
+        giving_way(work)
     }
 
     /// Opens a model and runs it once on zeros, so that the first request finds it warm. The files
@@ -134,26 +131,57 @@ impl Runtime {
         self.open_as(name, file, options, Graph::Given, None)
     }
 
-    /// As [`open`](Self::open), of a model whose files have this digest: unless that is known from
-    /// before, it is first tried in a process of its own, which opens it, runs it, and finds out
-    /// whether its requests may run together. What ends that process, or takes it too much, is an error.
-    /// Its graph is optimised once and kept, where that can be.
+    /// As [`open`](Self::open), of a model whose files have this digest, and [aside](Self::aside): unless
+    /// that is known from before, it is first tried in a process of its own, which opens it, runs it, and
+    /// finds out whether its requests may run together. What ends that process, or takes it too much, is
+    /// an error. Its graph is optimised once and kept, where that can be.
+    ///
+    /// One model is tried at a time, and what is known from before does not wait for that. A trial ends
+    /// when it is not `wanted` any more, which is asked a few times a second.
     pub fn open_tried(
         &self,
         name: &str,
         digest: &Digest,
         file: &Path,
         options: &ModelOptions,
+        wanted: &(dyn Fn() -> bool + Sync),
     ) -> Result<Arc<Opened>, OpenError> {
-        let Some(trials) = &self.trials else { return self.open(name, file, options) };
-        let entry = trials.graphs.entry(&self.library, digest, &options.providers);
-        let Found { batching, graph } = match entry.found(options.batch.most) {
-            Some(found) => found,
-            None => trials.try_apart(&self.library, name, file, options, &entry)?,
+        let no_thread = |error: std::io::Error| OpenError::Threads {
+            name: name.to_owned(),
+            problem: error.to_string(),
         };
+        let Some(trials) = &self.trials else {
+            return self.aside(|| self.open(name, file, options)).map_err(no_thread)?;
+        };
+        let entry = trials.graphs.entry(&self.library, digest, &options.providers);
+        let open = |found| self.open_found(name, file, options, &entry, found);
+        let known = || self.aside(|| entry.found(options.batch.most).map(open)).map_err(no_thread);
+        if let Some(opened) = known()? {
+            return opened;
+        }
+        let _one_at_a_time = self.trying.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may have been this one that was tried meanwhile.
+        if let Some(opened) = known()? {
+            return opened;
+        }
+        let tried =
+            giving_way(|| trials.try_apart(&self.library, name, file, options, &entry, wanted));
+        let found = tried.map_err(no_thread)??;
+        self.aside(|| open(found)).map_err(no_thread)?
+    }
+
+    /// Opens what was found good in a trial.
+    fn open_found(
+        &self,
+        name: &str,
+        file: &Path,
+        options: &ModelOptions,
+        entry: &Entry,
+        Found { judged, graph }: Found,
+    ) -> Result<Arc<Opened>, OpenError> {
         if let Some(graph) = graph {
             let graph = Graph::Optimised(&graph);
-            match self.open_as(name, file, options, graph, batching.clone()) {
+            match self.open_as(name, file, options, graph, judged.clone()) {
                 // Nothing of this is the graph's fault.
                 Err(
                     error @ (OpenError::DataFiles { .. }
@@ -164,7 +192,7 @@ impl Runtime {
                 opened => return opened,
             }
         }
-        self.open_as(name, file, options, Graph::Given, batching)
+        self.open_as(name, file, options, Graph::Given, judged)
     }
 
     pub(crate) fn open_as(
@@ -173,7 +201,7 @@ impl Runtime {
         file: &Path,
         options: &ModelOptions,
         graph: Graph<'_>,
-        batching: Option<Batching>,
+        judged: Option<Judged>,
     ) -> Result<Arc<Opened>, OpenError> {
         let data = match data_files::beside(file) {
             // The session says best what is wrong with the model's file itself.
@@ -191,7 +219,7 @@ impl Runtime {
             name: name.to_owned(),
             problem: error.to_string(),
         })?;
-        Ok(Arc::new(Opened::new(name, session, options.batch, bytes, lanes, batching)))
+        Ok(Arc::new(Opened::new(name, session, options.batch, bytes, lanes, judged)))
     }
 
     /// A new lane: whoever runs models through it has a fair share of the threads.
@@ -214,6 +242,17 @@ impl Runtime {
 /// The stack of a thread that opens models, in bytes: ONNX Runtime goes down into a graph's subgraphs
 /// and functions by calling itself. What is not used of it takes no memory.
 const STACK: usize = 256 << 20;
+
+/// Works on a thread that the system prefers any other to.
+fn giving_way<T: Send>(work: impl FnOnce() -> T + Send) -> std::io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || {
+            give_way();
+            work()
+        })?;
+        Ok(thread.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked)))
+    })
+}
 
 /// Has the system prefer any other thread to this one.
 fn give_way() {

@@ -14,7 +14,8 @@ use crate::model::ModelOptions;
 use crate::onnxruntime::library::Library;
 use crate::onnxruntime::session::Graph;
 use crate::onnxruntime::{OpenError, RuntimeError};
-use crate::probe::Batching;
+use crate::pace::Zeros;
+use crate::probe::Judged;
 use crate::runtime::{Runtime, RuntimeOptions};
 
 /// The command of the program that tries a model: it calls [`try_here`].
@@ -33,9 +34,8 @@ pub struct Trials {
 
 /// What is known of a model that was tried.
 pub(crate) struct Found {
-    /// Whether its requests may run together; none where ONNX Runtime refuses it, which says best why
-    /// when it is opened.
-    pub(crate) batching: Option<Batching>,
+    /// What it is like; none where ONNX Runtime refuses it, which says best why when it is opened.
+    pub(crate) judged: Option<Judged>,
     /// The file of its optimised graph, where that is kept.
     pub(crate) graph: Option<PathBuf>,
 }
@@ -44,8 +44,8 @@ pub(crate) struct Found {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Said {
-    /// Whether requests may run together; nothing where ONNX Runtime refuses the model.
-    Model(Option<Batching>),
+    /// What the model is like; nothing where ONNX Runtime refuses it.
+    Model(Option<Judged>),
     /// What became of its optimised graph.
     Graph(Outcome),
 }
@@ -92,7 +92,12 @@ impl Trials {
         file: &Path,
         options: &ModelOptions,
         entry: &Entry,
+        wanted: &dyn Fn() -> bool,
     ) -> Result<Found, OpenError> {
+        let unwanted = || Err(OpenError::Unwanted { name: name.to_owned() });
+        if !wanted() {
+            return unwanted();
+        }
         let begin = Instant::now();
         let bounds = Bounds { cpu: self.cpu, memory: None };
         let refused = |problem: String| OpenError::Trial {
@@ -116,24 +121,27 @@ impl Trials {
             command.arg(format!("--graph-bytes={}", room.bytes));
         }
         command.arg("--").arg(file);
-        let ended = berth_apart::run(command, bounds, None)
+        let ended = berth_apart::run(command, bounds, None, wanted)
             .map_err(|error| refused(format!("no process could be started: {error}")))?;
         let said = ended.output.lines().filter_map(|line| serde_json::from_str(line).ok());
-        let (mut batching, mut outcome) = (None, None);
+        let (mut judged, mut outcome) = (None, None);
         for said in said {
             match said {
-                Said::Model(found) => batching = Some(found),
+                Said::Model(found) => judged = Some(found),
                 Said::Graph(found) => outcome = Some(found),
             }
         }
-        if let Some(batching) = batching {
+        if let Some(judged) = judged {
             tracing::info!(model = name, "tried in {:.1?}", begin.elapsed());
-            let graph = batching.as_ref().and_then(|batching| {
+            let graph = judged.as_ref().and_then(|judged| {
                 let ended = || Outcome::Unlike(problem(&ended, bounds, library));
                 let outcome = room.map(|room| (room, outcome.unwrap_or_else(ended)));
-                entry.keep(name, most, batching, outcome)
+                entry.keep(name, most, judged, outcome)
             });
-            return Ok(Found { batching, graph });
+            return Ok(Found { judged, graph });
+        }
+        if ended.status.is_none() && !wanted() {
+            return unwanted();
         }
         if ended.signal() == Some(libc::SIGKILL) {
             return Err(OpenError::Memory {
@@ -211,22 +219,23 @@ fn try_aside(
         None => open(Graph::Given),
     };
     let Ok(opened) = opened else { return say(&Said::Model(None)) };
-    let batching = opened.batching().clone();
-    let seen = graph.filter(|_| failed.is_none()).map(|graph| (graph, opened.seen()));
+    let judged = opened.judged().clone();
+    // What never answers cannot be held against another form of it.
+    let answers = judged.zeros != Zeros::Endless;
+    say(&Said::Model(Some(judged)))?;
+    let written = graph.filter(|_| failed.is_none());
+    let seen = written.map(|graph| (graph, answers.then(|| opened.seen())));
     drop(opened);
-    say(&Said::Model(Some(batching)))?;
     // The process may end in here: of the model, all is said.
     let outcome = match (seen, failed) {
         (None, None) => return Ok(()),
         (_, Some(problem)) => Outcome::Failed(problem),
-        (Some((_, seen)), _) if !seen.tells() => {
-            Outcome::Unlike("it answers to nothing that it was tried on".to_owned())
-        }
-        (Some((graph, seen)), _) => match open(Graph::Optimised(graph)) {
+        (Some((graph, Some(seen))), _) if seen.tells() => match open(Graph::Optimised(graph)) {
             Ok(opened) if opened.seen() == seen => Outcome::Written,
             Ok(_) => Outcome::Unlike("it does not answer the same".to_owned()),
             Err(error) => Outcome::Unlike(error.to_string()),
         },
+        (Some(_), _) => Outcome::Unlike("it answers to nothing that it was tried on".to_owned()),
     };
     say(&Said::Graph(outcome))
 }

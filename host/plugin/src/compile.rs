@@ -171,7 +171,8 @@ fn compile_apart(
             .arg(format!("--memory={}", bounds.memory.unwrap_or(u64::MAX)))
             .stdin(File::open(&source)?);
         let output = Stdio::from(written.try_clone()?);
-        let ended = berth_apart::run(command, bounds, Some(output)).map_err(LoadError::Compiler)?;
+        let ended = berth_apart::run(command, bounds, Some(output), &|| true)
+            .map_err(LoadError::Compiler)?;
         verdict(&ended, bounds)?;
         let digest = Digest::read(File::open(&code)?)?;
         // The compiler has moved the place at which both write to its end.

@@ -41,7 +41,8 @@ pub struct Applied {
 }
 
 impl Host {
-    /// Opens a model of one file, and gives it the next version. Refused, it leaves nothing.
+    /// Opens a model of one file, and gives it the next version. Refused, it leaves nothing. Dropped, it
+    /// ends the trial.
     pub async fn push_model(
         &self,
         name: Name,
@@ -49,11 +50,14 @@ impl Host {
         note: Note,
     ) -> Result<ModelVersion, ControlError> {
         let workshop = Arc::clone(&self.workshop);
-        blocking(move || commit_model(&workshop, name, blob.into(), &note)).await
+        let asking = Arc::new(());
+        let asked = Arc::downgrade(&asking);
+        let wanted = move || asked.strong_count() > 0;
+        blocking(move || commit_model(&workshop, name, blob.into(), &note, &wanted)).await
     }
 
     /// Opens a model whose files were uploaded, and gives it the next version. Until all of them are
-    /// here, says which are not; refused, it leaves nothing of them.
+    /// here, says which are not; refused, it leaves nothing of them. Dropped, it ends the trial.
     pub async fn push_files(
         &self,
         name: Name,
@@ -61,11 +65,14 @@ impl Host {
         note: Note,
     ) -> Result<ModelVersion, ControlError> {
         let workshop = Arc::clone(&self.workshop);
+        let asking = Arc::new(());
+        let asked = Arc::downgrade(&asking);
+        let wanted = move || asked.strong_count() > 0;
         blocking(move || {
             // Two that push the same do not take it from each other: the second finds it in its place.
             let _alone = workshop.pushes.lock().unwrap_or_else(PoisonError::into_inner);
             let blobs = ModelBlobs::uploaded(&workshop.store, &files)?;
-            commit_model(&workshop, name, blobs, &note)
+            commit_model(&workshop, name, blobs, &note, &wanted)
         })
         .await
     }
@@ -423,13 +430,14 @@ fn commit_model(
     name: Name,
     blobs: ModelBlobs,
     note: &Note,
+    wanted: &(dyn Fn() -> bool + Sync),
 ) -> Result<ModelVersion, ControlError> {
     let digest = blobs.files().digest();
     // A content that was found good is not opened again, under whatever name.
     let known = catalog::list::<ModelVersion>(&workshop.store)?;
     let found = match known.into_iter().find(|known| known.digest == digest) {
         Some(known) => known,
-        None => opened(workshop, &name, &blobs)?,
+        None => opened(workshop, &name, &blobs, wanted)?,
     };
     blobs.place()?;
     let version = ModelVersion { name, version: 0, pushed_ms: catalog::now_ms(), ..found };
@@ -441,8 +449,9 @@ fn opened(
     workshop: &Workshop,
     name: &Name,
     blobs: &ModelBlobs,
+    wanted: &(dyn Fn() -> bool + Sync),
 ) -> Result<ModelVersion, ControlError> {
-    let model = workshop.pushed_model(name.as_str(), blobs).inspect_err(|error| {
+    let model = workshop.pushed_model(name.as_str(), blobs, wanted).inspect_err(|error| {
         // Where something else failed, what was uploaded is good for another try.
         if matches!(error, ControlError::Model(_)) {
             blobs.discard();
@@ -461,5 +470,6 @@ fn opened(
         symbols: model.symbols().clone(),
         properties: model.properties().to_vec(),
         batching: model.batching().to_string(),
+        warning: model.warning(),
     })
 }

@@ -51,6 +51,9 @@ pub struct ModelVersion {
     /// Whether requests for it run together, or why not, as it was found when it was pushed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub batching: String,
+    /// What makes it doubtful that it answers anybody, as it was found when it was pushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// The files of a model, by their sha256.

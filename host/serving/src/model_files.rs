@@ -102,16 +102,17 @@ impl ModelBlobs {
         workshop: &Workshop,
         name: &str,
         options: &ModelOptions,
+        wanted: &(dyn Fn() -> bool + Sync),
     ) -> Result<Arc<Opened>, ControlError> {
         let Workshop { store, runtime, .. } = workshop;
         let open = |file: &Path| {
-            let opened = runtime.open_tried(name, &self.files().digest(), file, options);
+            let opened = runtime.open_tried(name, &self.files().digest(), file, options, wanted);
             let known_as =
                 |error: OpenError| if self.pushed { error.of("the file") } else { error };
             opened.map_err(|error| match known_as(error) {
-                error @ (OpenError::Memory { .. } | OpenError::Threads { .. }) => {
-                    ControlError::Host(error.to_string())
-                }
+                error @ (OpenError::Memory { .. }
+                | OpenError::Threads { .. }
+                | OpenError::Unwanted { .. }) => ControlError::Host(error.to_string()),
                 error => Box::new(error).into(),
             })
         };

@@ -58,16 +58,13 @@ pub(crate) struct Workshop {
     pub(crate) pushes: Mutex<()>,
 }
 
-/// Values in use, by what they are known by. One that nobody uses any more is forgotten.
-struct Shared<K, T>(Mutex<HashMap<K, Weak<T>>>);
+/// Values in use, by what they are known by. One that nobody uses any more is forgotten. A place is held
+/// while its value is made: who comes meanwhile waits for it and finds it.
+struct Shared<K, T>(Mutex<HashMap<K, Arc<Mutex<Weak<T>>>>>);
 
 impl<K: Eq + Hash, T> Shared<K, T> {
     fn new() -> Self {
         Self(Mutex::new(HashMap::new()))
-    }
-
-    fn known(&self, key: &K) -> Option<Arc<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).and_then(Weak::upgrade)
     }
 
     fn get_or_make<E>(
@@ -75,13 +72,21 @@ impl<K: Eq + Hash, T> Shared<K, T> {
         key: K,
         make: impl FnOnce() -> Result<Arc<T>, E>,
     ) -> Result<Arc<T>, E> {
-        if let Some(value) = self.known(&key) {
+        let held = |place: &Arc<Mutex<Weak<T>>>| {
+            let value = || place.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0;
+            Arc::strong_count(place) > 1 || value()
+        };
+        let place = {
+            let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            places.retain(|_, place| held(place));
+            Arc::clone(places.entry(key).or_default())
+        };
+        let mut known = place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = known.upgrade() {
             return Ok(value);
         }
         let value = make()?;
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        map.retain(|_, value| value.strong_count() > 0);
-        map.insert(key, Arc::downgrade(&value));
+        *known = Arc::downgrade(&value);
         Ok(value)
     }
 }
@@ -119,35 +124,23 @@ impl Workshop {
         options: &ModelOptions,
     ) -> Result<Arc<Opened>, ControlError> {
         let name = pinned.to_string();
-        self.opened((pinned.digest, options.clone()), || {
+        self.models.get_or_make((pinned.digest, options.clone()), || {
             let files = catalog::files(&self.store, pinned)?;
             let blobs = ModelBlobs::stored(&self.store, &name, &files)?;
-            blobs.open(self, &name, options)
+            blobs.open(self, &name, options, &|| true)
         })
     }
 
-    /// Opens a model that is being pushed, or finds it open. Blocks.
+    /// Opens a model that is being pushed, or finds it open, for as long as that is `wanted`. Blocks.
     pub(crate) fn pushed_model(
         &self,
         name: &str,
         blobs: &ModelBlobs,
+        wanted: &(dyn Fn() -> bool + Sync),
     ) -> Result<Arc<Opened>, ControlError> {
         let options = ModelOptions::default();
-        self.opened((blobs.files().digest(), options.clone()), || blobs.open(self, name, &options))
-    }
-
-    /// Finds a model open, or opens it aside; who comes meanwhile waits for it and finds it.
-    fn opened(
-        &self,
-        key: (Digest, ModelOptions),
-        open: impl FnOnce() -> Result<Arc<Opened>, ControlError> + Send,
-    ) -> Result<Arc<Opened>, ControlError> {
-        if let Some(opened) = self.models.known(&key) {
-            return Ok(opened);
-        }
-        self.runtime.aside(|| self.models.get_or_make(key, open)).unwrap_or_else(|error| {
-            Err(ControlError::Host(format!("no thread could be started to open a model, for want of memory or over the limit of threads: {error}")))
-        })
+        let key = (blobs.files().digest(), options.clone());
+        self.models.get_or_make(key, || blobs.open(self, name, &options, wanted))
     }
 
     /// What an endpoint has of what all share.

@@ -82,15 +82,21 @@ pub enum OpenError {
         /// The runtime's words.
         problem: String,
     },
-    /// The system has no threads for the device that it runs on.
+    /// The system has no threads to open it, or for the device that it runs on.
     #[error(
-        "model {name}: no threads for its device could be started: {problem}; raise the limit on threads of the host"
+        "model {name}: no thread could be started for it, for want of memory or over the limit on threads of the host: {problem}"
     )]
     Threads {
         /// The model.
         name: String,
         /// The system's words.
         problem: String,
+    },
+    /// Whoever wanted it did so no more before its trial had ended.
+    #[error("model {name}: it was not wanted any more before its trial had ended")]
+    Unwanted {
+        /// The model.
+        name: String,
     },
     /// It ended the process in which it was tried, or took that too much.
     #[error("model {name}: {} is refused, because in a trial {problem}", file.display())]
@@ -141,7 +147,7 @@ impl OpenError {
             | Self::Memory { file, .. }
             | Self::Trial { file, .. }
             | Self::PortType { file, .. } => *file = known_as.into(),
-            Self::Threads { .. } | Self::Provider { .. } => {}
+            Self::Threads { .. } | Self::Unwanted { .. } | Self::Provider { .. } => {}
         }
         self
     }
