@@ -32,6 +32,7 @@
 //! - [`strategies`]: which version wins by what the right answers were
 //! - [`swaps`]: change after change under load leaves nothing behind
 //! - [`takeover`]: what a revision has to show first
+//! - [`trials`]: what goes on while a model is tried, and what is known of one that never answers
 //! - [`support`]: the host under test, a client, small models
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
@@ -71,3 +72,5 @@ mod support;
 #[cfg(target_os = "linux")]
 mod swaps;
 mod takeover;
+#[cfg(target_os = "linux")]
+mod trials;

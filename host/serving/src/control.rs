@@ -168,8 +168,13 @@ impl Host {
             }
             Change::Delete { .. } => None,
         });
-        let earlier = record.earlier.iter().copied();
-        let mut candidates = earlier.chain(was_live).filter(|digest| record.live != Some(*digest));
+        // From what is being prepared, that is to what is live.
+        let preparing = record.state == EndpointState::Preparing
+            && record.live.is_some_and(|live| live != record.applied);
+        let live = record.live.filter(|_| preparing);
+        let earlier = record.earlier.iter().copied().filter(|digest| record.live != Some(*digest));
+        let was_live = was_live.filter(|digest| record.live != Some(*digest));
+        let mut candidates = live.into_iter().chain(earlier).chain(was_live);
         let digest = match to {
             None => candidates.next(),
             Some(id) => {
@@ -186,6 +191,9 @@ impl Host {
         })?;
         let revision = self.revision(digest)?;
         let why = match record.live {
+            Some(_) if note.why.is_empty() && preparing => {
+                format!("rollback from {}", record.applied.short())
+            }
             Some(live) if note.why.is_empty() => format!("rollback from {}", live.short()),
             _ => note.why,
         };
@@ -299,12 +307,11 @@ impl Host {
                 snapshot.waiting.insert(name.clone(), PREPARING.into());
             });
         }
-        // The work goes on when the operator's connection breaks.
+        // The others do not wait for what takes long. The work goes on when the operator's connection
+        // breaks.
+        drop(control);
         let host = Arc::clone(self);
-        let work = tokio::spawn(async move {
-            let _control = control;
-            host.make_live(&revision, note).await
-        });
+        let work = tokio::spawn(async move { host.make_live(&revision, note).await });
         if wait {
             let done = work.await.map_err(|error| ControlError::Host(error.to_string()))?;
             let (took, no_longer) = done?;
@@ -315,8 +322,8 @@ impl Host {
         Ok(applied)
     }
 
-    /// Makes a committed revision ready and lets it take over, or notes why it cannot. Answers how long
-    /// it took, and what clients can send no longer.
+    /// Makes a committed revision ready and lets it take over, or notes why it cannot; neither where
+    /// another was committed meanwhile. Answers how long it took, and what clients can send no longer.
     pub(crate) async fn make_live(
         &self,
         revision: &Revision,
@@ -324,7 +331,19 @@ impl Host {
     ) -> Result<(Duration, Option<String>), ControlError> {
         let (name, digest) = (&revision.endpoint, revision.digest());
         let start = Instant::now();
-        match self.try_out(revision).await {
+        let tried = self.try_out(revision).await;
+        let _control = self.control.lock().await;
+        let record = {
+            let _alone = self.record_lock();
+            self.record(name)?
+        };
+        match record.filter(|record| record.applied == digest).map(|record| record.state) {
+            Some(EndpointState::Preparing | EndpointState::Failed) => {}
+            // The same was applied once more, and came first.
+            Some(EndpointState::Live) => return Ok((start.elapsed(), None)),
+            Some(EndpointState::Rolling) | None => return Err(given_up(name, digest)),
+        }
+        match tried {
             Ok(ready) => {
                 self.note_live(&ready, &note)?;
                 let no_longer = self.takes_no_longer(&ready);
@@ -412,6 +431,13 @@ impl Host {
         self.store().commit(None, &changes, note)?;
         Ok(())
     }
+}
+
+fn given_up(name: &Name, digest: Digest) -> ControlError {
+    ControlError::Conflict(format!(
+        "revision {} of endpoint {name} was given up while it was being prepared, for what was done to the endpoint meanwhile; see its history",
+        digest.short()
+    ))
 }
 
 /// A rollout has the endpoint until it ends: the operator says how.

@@ -1,7 +1,7 @@
 //! The snapshot of all endpoints: what requests see, how it is swapped, and what becomes of the
 //! revisions that it held before.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use berth_plugin::engine::Engines;
 use berth_store::{Change, Note, Store};
 use berth_tensor::{Digest, Name};
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
 
 use crate::catalog::{document, read};
 use crate::documents::{ENDPOINT, EndpointRecord, EndpointState, REVISION, Revision};
@@ -28,6 +29,9 @@ pub(crate) const PREPARING: &str = "it is being prepared";
 /// Starts of the host that go on with what was being prepared when it ended. It may have ended for any
 /// reason, and so more than once.
 const STARTS: u32 = 4;
+
+/// Endpoints that are made ready at once when the host starts.
+const RESTORED: usize = 16;
 
 /// On an idle host, one sweep in this many hands freed memory back to the system.
 const TRIM: u64 = 10;
@@ -154,79 +158,118 @@ impl Host {
         }
     }
 
-    /// Makes the endpoints ready that the store knows, and goes on with what was being applied.
+    /// Makes the endpoints ready that the store knows, and goes on with what was being applied. An
+    /// endpoint that takes long is waited for by few others.
     pub async fn restore(self: &Arc<Self>) -> Result<(), ControlError> {
-        let control = Arc::clone(&self.control).lock_owned().await;
-        let mut unfinished = Vec::new();
-        let records = self.records()?;
-        self.change(|snapshot| {
-            let waiting = records.iter().map(|(name, _)| (name.clone(), PREPARING.to_owned()));
-            snapshot.waiting.extend(waiting);
-        });
-        for (name, record) in records {
-            if let (EndpointState::Rolling, Some(rollout)) = (record.state, record.rollout.clone())
+        let mut names = VecDeque::new();
+        {
+            let _control = self.control.lock().await;
+            let records = self.records()?;
+            self.change(|snapshot| {
+                for (name, _) in records {
+                    if !snapshot.live.contains_key(&name) {
+                        snapshot.waiting.insert(name.clone(), PREPARING.to_owned());
+                    }
+                    names.push_back(name);
+                }
+            });
+        }
+        let mut unfinished = BTreeSet::new();
+        let mut restoring = JoinSet::new();
+        loop {
+            while restoring.len() < RESTORED
+                && let Some(name) = names.pop_front()
             {
-                if let Err(error) = self.restore_rollout(&name, record, rollout).await {
-                    tracing::error!(endpoint = name.as_str(), "does not answer: {error}");
-                    self.change(|snapshot| {
-                        snapshot.waiting.insert(name.clone(), error.to_string());
-                    });
-                }
-                continue;
+                let host = Arc::clone(self);
+                restoring.spawn(async move {
+                    let is_unfinished = host.restore_endpoint(&name).await?;
+                    Ok::<_, ControlError>(is_unfinished.then_some(name))
+                });
             }
-            if let Some(digest) = record.live {
-                let prepared = match self.revision(digest) {
-                    Ok(revision) => {
-                        self.workshop.prepare(&revision, record.evaluation.clone()).await
-                    }
-                    Err(error) => Err(error),
-                };
-                match prepared {
-                    Ok(live) => {
-                        // It has answered before: whatever keeps it from that now is its clients' to see.
-                        if let Err(error) = self.warm_up(&live).await {
-                            let problem = error.first_line();
-                            tracing::warn!(endpoint = name.as_str(), "not warm: {problem}");
-                        }
-                        self.go_on_counting(&name, || self.go_live(live)).await;
-                    }
-                    Err(error) => {
+            let Some(restored) = restoring.join_next().await else { break };
+            unfinished.extend(restored.map_err(|error| ControlError::Host(error.to_string()))??);
+        }
+        for name in unfinished {
+            self.finish(&name).await?;
+        }
+        self.restored.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Has the revision of an endpoint that was live answer again; says whether another was being
+    /// prepared. Nothing where something was done to the endpoint meanwhile.
+    async fn restore_endpoint(self: &Arc<Self>, name: &Name) -> Result<bool, ControlError> {
+        let control = self.control.lock().await;
+        let Some(record) = self.record(name)? else { return Ok(false) };
+        let does_not_answer = |error: &ControlError| {
+            let problem = error.first_line();
+            tracing::error!(endpoint = name.as_str(), "does not answer: {problem}");
+            self.change(|snapshot| {
+                if !snapshot.live.contains_key(name) {
+                    snapshot.waiting.insert(name.clone(), error.to_string());
+                }
+            });
+        };
+        if let (EndpointState::Rolling, Some(rollout)) = (record.state, record.rollout.clone()) {
+            if let Err(error) = self.restore_rollout(name, record, rollout, control).await {
+                does_not_answer(&error);
+            }
+            return Ok(false);
+        }
+        drop(control);
+        if let Some(digest) = record.live {
+            let prepared = match self.revision(digest) {
+                Ok(revision) => self.workshop.prepare(&revision, record.evaluation.clone()).await,
+                Err(error) => Err(error),
+            };
+            match prepared {
+                Ok(live) => {
+                    // It has answered before: whatever keeps it from that now is its clients' to see.
+                    if let Err(error) = self.warm_up(&live).await {
                         let problem = error.first_line();
-                        tracing::error!(endpoint = name.as_str(), "does not answer: {problem}");
-                        self.change(|snapshot| {
-                            snapshot.waiting.insert(name.clone(), error.to_string());
-                        });
+                        tracing::warn!(endpoint = name.as_str(), "not warm: {problem}");
+                    }
+                    let _control = self.control.lock().await;
+                    let now = self.record(name)?;
+                    let is_live = self.snapshot.load().live.contains_key(name);
+                    if !is_live && now.is_some_and(|now| now.live == Some(digest)) {
+                        self.go_on_counting(name, || self.go_live(live)).await;
                     }
                 }
-            }
-            match record.state {
-                EndpointState::Preparing => unfinished.push((name, record)),
-                EndpointState::Failed if record.live.is_none() => {
-                    let problem = record.problem.clone().unwrap_or_default();
-                    self.change(|snapshot| {
-                        snapshot.waiting.insert(name.clone(), problem);
-                    });
-                }
-                EndpointState::Live | EndpointState::Rolling | EndpointState::Failed => {}
+                Err(error) => does_not_answer(&error),
             }
         }
-        for (name, record) in unfinished {
-            let note = Note { who: "berth".into(), why: "went on after a restart".into() };
+        if record.state == EndpointState::Failed && record.live.is_none() {
+            let problem = record.problem.unwrap_or_default();
+            self.change(|snapshot| {
+                if !snapshot.live.contains_key(name) {
+                    snapshot.waiting.insert(name.clone(), problem);
+                }
+            });
+        }
+        Ok(record.state == EndpointState::Preparing)
+    }
+
+    /// Goes on with what was being prepared when the host ended.
+    async fn finish(&self, name: &Name) -> Result<(), ControlError> {
+        let note = Note { who: "berth".into(), why: "went on after a restart".into() };
+        let applied = {
+            let _control = self.control.lock().await;
+            let record = self.record(name)?;
+            let preparing = |record: &EndpointRecord| record.state == EndpointState::Preparing;
+            let Some(record) = record.filter(preparing) else { return Ok(()) };
             if record.starts >= STARTS {
                 // What ends the host is not tried at each of its starts.
                 let problem = "the host has ended again and again while it was being prepared; to try it once more, apply it again";
                 tracing::error!(endpoint = name.as_str(), "not live: {problem}");
-                self.note_failed(&name, record.applied, problem.to_owned(), note)?;
-                continue;
+                return self.note_failed(name, record.applied, problem.to_owned(), note);
             }
-            self.change_record(&name, &note, |record| record.starts += 1)?;
-            let revision = self.revision(record.applied)?;
-            if let Err(error) = self.make_live(&revision, note).await {
-                tracing::error!(endpoint = name.as_str(), "{}", error.first_line());
-            }
+            self.change_record(name, &note, |record| record.starts += 1)?;
+            record.applied
+        };
+        if let Err(error) = self.make_live(&self.revision(applied)?, note).await {
+            tracing::error!(endpoint = name.as_str(), "{}", error.first_line());
         }
-        drop(control);
-        self.restored.store(true, Ordering::Release);
         Ok(())
     }
 

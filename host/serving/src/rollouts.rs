@@ -299,12 +299,13 @@ impl Host {
 
     /// Goes on with a rollout after a restart: with the arms and the share that were committed last.
     /// Where the host has ended again and again before anything was decided, the next revision is
-    /// given up.
+    /// given up. `control` has been held since the record was read.
     pub(crate) async fn restore_rollout(
         self: &Arc<Self>,
         name: &Name,
         mut record: EndpointRecord,
         mut rollout: Rollout,
+        control: tokio::sync::MutexGuard<'_, ()>,
     ) -> Result<(), ControlError> {
         let mut note = Note { who: "berth".into(), why: "went on after a restart".into() };
         let aborted = |order: &Order| order.outcome == Outcome::Aborted;
@@ -322,12 +323,21 @@ impl Host {
         record.rollout = Some(rollout.clone());
         let put = Change::put(ENDPOINT, name.as_str(), document(&record)?);
         self.store().commit(None, &[put], &note)?;
+        drop(control);
         let rollout = &rollout;
         let next = self.revision(rollout.arms[1])?;
         let rolling = Arc::new(Rolling::new(rollout, &next, self.last_observed(name)?));
         for (arm, wanted) in rollout.wanted().into_iter().enumerate() {
             if wanted != ArmState::Stopped && rolling.begin(arm) {
                 self.put_arm(&rolling, arm).await;
+            }
+        }
+        let _control = self.control.lock().await;
+        {
+            let _alone = self.record_lock();
+            if self.rolling_record(&rolling)?.is_none() {
+                // The endpoint was deleted meanwhile.
+                return Ok(());
             }
         }
         let answer = || {

@@ -342,6 +342,10 @@ impl Host {
         taken
     }
 
+    pub(crate) fn connect_admin(&self) -> Connection {
+        Connection::open(self.admin).unwrap()
+    }
+
     /// Sends one request to the admin port.
     pub(crate) fn ask_admin(&self, request: &Request) -> Answer {
         Connection::open(self.admin).and_then(|mut admin| admin.send(request)).expect("it answers")

@@ -1,0 +1,97 @@
+//! What goes on while a model is tried, and what is known of one that never answers.
+
+use std::fs;
+
+use crate::support::onnx as small;
+
+use crate::support::files::tensors;
+use crate::support::{Host, Request, until};
+
+/// Trials that are under way.
+fn trials(host: &Host) -> usize {
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        let stat = fs::read_to_string(format!("/proc/{name}/stat")).ok()?;
+        let parent = stat.rsplit(')').next()?.split(' ').nth(2)?.parse::<u32>().ok()?;
+        let command = fs::read_to_string(format!("/proc/{name}/cmdline")).ok()?;
+        (parent == host.process() && command.contains("try-model")).then_some(())
+    });
+    processes.count()
+}
+
+/// Seconds of CPU time that the host has taken.
+fn worked(host: &Host) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", host.process())).unwrap();
+    let times: Vec<_> = stat.rsplit(')').next().unwrap().split(' ').skip(12).take(2).collect();
+    times.iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum::<u64>() / 100
+}
+
+fn endpoint(version: u32) -> String {
+    tensors("e", &format!("adder@{version}"))
+}
+
+fn ask() -> Request {
+    Request::infer("e", "x", &[1], &[1.0])
+}
+
+#[test]
+fn a_trial_holds_up_nobody_and_ends_with_who_wants_it() {
+    let host = Host::start();
+    for number in [1.0, 2.0] {
+        host.push_model("adder", &small::adder(number));
+    }
+    let mut pushing = host.connect_admin();
+    let slow = small::slow_to_open();
+    pushing.start(&Request::post("/v1/models/slow", "application/octet-stream", slow)).unwrap();
+    until("the slow model is tried", || trials(&host) == 1);
+    for version in [1, 2] {
+        host.apply(&endpoint(version));
+        assert_eq!(host.send(&ask()).output(), [1.0 + f64::from(version)]);
+    }
+    host.ok(&["endpoint", "rollback", "e"]);
+    assert_eq!(host.send(&ask()).output(), [2.0]);
+    assert_eq!(trials(&host), 1, "it is still tried: {}", host.log());
+    drop(pushing);
+    until("the trial ends", || trials(&host) == 0);
+    host.refused(&["model", "show", "slow"], "there is no model slow");
+}
+
+#[test]
+fn what_never_answers_is_known_from_its_trial() {
+    let mut host = Host::start();
+    for number in [1.0, 2.0] {
+        host.push_model("adder", &small::adder(number));
+    }
+    let endless = small::turns_of_rows(i64::MAX / 2, "none", "");
+    let file = host.file("endless.onnx", &endless);
+    let pushed = host.ok(&["model", "push", "endless", file.to_str().unwrap()]);
+    let why = "a run of one row took longer than 30 s";
+    assert!(pushed.contains(&format!("warning: {why}")), "{pushed}");
+    let shown = host.ok(&["model", "show", "endless"]);
+    assert!(
+        shown.contains(&format!("every request alone: it could not be tried: {why}")),
+        "{shown}"
+    );
+    let asked = tensors("a", "endless@1");
+    host.apply(&asked);
+    host.apply(&endpoint(1));
+    let after = |host: &mut Host| {
+        host.restart();
+        assert_eq!(host.send(&ask()).output(), [2.0]);
+        assert!(worked(host) < 20, "it is not run again: {}", host.log());
+    };
+    after(&mut host);
+    // One that is tried again, for another number of rows, holds up neither what is applied beside it
+    // nor its own endpoint.
+    let file = host.file("a.toml", format!("{asked}[models.endless]\nmax_batch = 4\n"));
+    host.ok(&["apply", file.to_str().unwrap(), "--no-wait"]);
+    until("it is tried", || trials(&host) == 1);
+    host.apply(&endpoint(2));
+    host.apply(&endpoint(1));
+    let before = host.json(&["endpoint", "show", "a"])["live"].clone();
+    host.ok(&["endpoint", "rollback", "a"]);
+    let now = host.json(&["endpoint", "show", "a"]);
+    assert_eq!((&now["state"], &now["live"]), (&"live".into(), &before), "{now}");
+    assert_eq!(trials(&host), 1, "{}", host.log());
+    after(&mut host);
+}
