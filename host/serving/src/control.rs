@@ -116,10 +116,11 @@ impl Host {
         wait: bool,
     ) -> Result<Applied, ControlError> {
         spec.check()?;
+        let turn = self.turn(&spec.name).await;
         let control = Arc::clone(&self.control).lock_owned().await;
         let revision = self.resolve(&spec)?;
         let rollout = self.resolve_rollout(&spec)?;
-        self.apply_revision(revision, rollout, note, wait, control).await
+        self.apply_revision(revision, rollout, note, wait, (control, Some(turn))).await
     }
 
     /// Does all of an apply but the change: resolves, compiles, opens, configures.
@@ -197,7 +198,7 @@ impl Host {
             Some(live) if note.why.is_empty() => format!("rollback from {}", live.short()),
             _ => note.why,
         };
-        self.apply_revision(revision, None, Note { why, ..note }, wait, control).await
+        self.apply_revision(revision, None, Note { why, ..note }, wait, (control, None)).await
     }
 
     /// Takes an endpoint away, with its rollout when there is one. Requests under way finish.
@@ -228,7 +229,7 @@ impl Host {
         rollout: Option<PinnedRollout>,
         note: Note,
         wait: bool,
-        control: OwnedMutexGuard<()>,
+        (control, turn): (OwnedMutexGuard<()>, Option<OwnedMutexGuard<()>>),
     ) -> Result<Applied, ControlError> {
         let digest = revision.digest();
         let name = revision.endpoint.clone();
@@ -311,7 +312,10 @@ impl Host {
         // breaks.
         drop(control);
         let host = Arc::clone(self);
-        let work = tokio::spawn(async move { host.make_live(&revision, note).await });
+        let work = tokio::spawn(async move {
+            let _turn = turn;
+            host.make_live(&revision, note).await
+        });
         if wait {
             let done = work.await.map_err(|error| ControlError::Host(error.to_string()))?;
             let (took, no_longer) = done?;

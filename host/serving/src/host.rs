@@ -12,7 +12,7 @@ use berth_monitor::predictions::{FileError, Recorder};
 use berth_plugin::engine::Engines;
 use berth_store::{Change, Note, Store};
 use berth_tensor::{Digest, Name};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedMutexGuard, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::catalog::{document, read};
@@ -76,6 +76,8 @@ pub struct Host {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     /// Held while an endpoint changes.
     pub(crate) control: Arc<tokio::sync::Mutex<()>>,
+    /// Of each endpoint, held from an apply until what it applied is live or is not: the next waits.
+    applying: Mutex<HashMap<Name, Arc<tokio::sync::Mutex<()>>>>,
     /// Held while an endpoint's record and the snapshot change together, which a rollout does beside
     /// whoever holds `control`.
     pub(crate) recording: Mutex<()>,
@@ -116,6 +118,7 @@ impl Host {
             workshop: Arc::new(workshop),
             snapshot: ArcSwap::default(),
             control: Arc::default(),
+            applying: Mutex::default(),
             recording: Mutex::default(),
             changing: Mutex::default(),
             feedbacks: Semaphore::new(FEEDBACKS),
@@ -204,11 +207,7 @@ impl Host {
         let does_not_answer = |error: &ControlError| {
             let problem = error.first_line();
             tracing::error!(endpoint = name.as_str(), "does not answer: {problem}");
-            self.change(|snapshot| {
-                if !snapshot.live.contains_key(name) {
-                    snapshot.waiting.insert(name.clone(), error.to_string());
-                }
-            });
+            self.says_why(name, error.to_string());
         };
         if let (EndpointState::Rolling, Some(rollout)) = (record.state, record.rollout.clone()) {
             if let Err(error) = self.restore_rollout(name, record, rollout, control).await {
@@ -240,14 +239,18 @@ impl Host {
             }
         }
         if record.state == EndpointState::Failed && record.live.is_none() {
-            let problem = record.problem.unwrap_or_default();
-            self.change(|snapshot| {
-                if !snapshot.live.contains_key(name) {
-                    snapshot.waiting.insert(name.clone(), problem);
-                }
-            });
+            self.says_why(name, record.problem.unwrap_or_default());
         }
         Ok(record.state == EndpointState::Preparing)
+    }
+
+    /// Says why an endpoint does not answer, unless it does by now or is gone.
+    fn says_why(&self, name: &Name, problem: String) {
+        self.change(|snapshot| {
+            if let Some(waiting) = snapshot.waiting.get_mut(name) {
+                *waiting = problem;
+            }
+        });
     }
 
     /// Goes on with what was being prepared when the host ended.
@@ -271,6 +274,16 @@ impl Host {
             tracing::error!(endpoint = name.as_str(), "{}", error.first_line());
         }
         Ok(())
+    }
+
+    /// Waits until nothing that was applied to the endpoint before is being prepared.
+    pub(crate) async fn turn(&self, name: &Name) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(name.clone()).or_default())
+        };
+        turn.lock_owned().await
     }
 
     /// Has a revision that is ready answer the request that its endpoint file names, if it does.
