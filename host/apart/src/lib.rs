@@ -140,6 +140,16 @@ pub fn bound_this_process(bounds: Bounds) -> io::Result<()> {
     Ok(())
 }
 
+/// Has the system prefer any other thread to this one.
+pub fn give_way() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: takes plain numbers; for Linux, 0 is the calling thread alone. That it may fail changes
+    // nothing but who waits.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 19);
+    }
+}
+
 /// Lets no file that this process writes from here on grow beyond so many bytes.
 pub fn bound_files(bytes: u64) -> io::Result<()> {
     let mut set = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -247,21 +247,11 @@ const STACK: usize = 256 << 20;
 fn giving_way<T: Send>(work: impl FnOnce() -> T + Send) -> std::io::Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || {
-            give_way();
+            berth_apart::give_way();
             work()
         })?;
         Ok(thread.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked)))
     })
-}
-
-/// Has the system prefer any other thread to this one.
-fn give_way() {
-    #[cfg(target_os = "linux")]
-    // SAFETY: takes plain numbers; for Linux, 0 is the calling thread alone. That it may fail changes
-    // nothing but who waits.
-    unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, 19);
-    }
 }
 
 impl std::fmt::Debug for Runtime {

@@ -1,13 +1,14 @@
 //! Copies of requests that other arms get once the live answer was made: they change no answer, run
-//! only where there is room beside live requests, and are the first to be dropped.
+//! only where there is room beside live requests, on threads that give way to all others, and are the
+//! first to be dropped.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use berth_monitor::{End, Exposed, Observations, Sum, Value};
 use berth_plugin::{Reply, Request};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 
 use crate::compare::{Difference, OTHER};
 use crate::ended::{Ended, end};
@@ -27,6 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How soon to look again whether there is room.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// A task that finds no copy looks again so often and so soon before it ends: so a request seldom has
+/// to wake one.
+const LOOKS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Above this part of the cores, the host has no room for copies.
 const BUSY: f64 = 0.75;
 
@@ -39,6 +45,8 @@ pub(crate) struct Shadows {
     cores: usize,
     queue: Mutex<Queue>,
     use_of_cores: Mutex<UseOfCores>,
+    /// Started with the first copy; nothing where there is none, or the system has no threads for it.
+    threads: OnceLock<Option<Runtime>>,
 }
 
 #[derive(Default)]
@@ -85,7 +93,26 @@ impl Shadows {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             queue: Mutex::default(),
             use_of_cores: Mutex::new(use_of_cores),
+            threads: OnceLock::new(),
         }
+    }
+
+    /// Copies that run at once: half of the cores stay for live requests.
+    fn at_once(&self) -> usize {
+        (self.cores / 2).max(1)
+    }
+
+    /// The threads that copies run on; those of the requests where the system has no others.
+    fn threads(&self) -> Handle {
+        let start = || {
+            let mut threads = tokio::runtime::Builder::new_multi_thread();
+            threads.worker_threads(self.at_once()).thread_name("berth-shadow").enable_time();
+            threads.on_thread_start(berth_apart::give_way).build().inspect_err(|error| {
+                tracing::warn!("shadows have no threads of their own: {error}");
+            })
+        };
+        let threads = self.threads.get_or_init(|| start().ok());
+        threads.as_ref().map_or_else(Handle::current, |threads| threads.handle().clone())
     }
 
     /// A request has its live answer, and `target` is to have a copy of it as this arm.
@@ -118,15 +145,21 @@ impl Shadows {
             bytes,
             queued: Instant::now(),
         });
-        // Half of the cores stay for live requests.
-        if queue.tasks < (self.cores / 2).max(1) {
+        if queue.tasks < self.at_once() {
             queue.tasks += 1;
-            Handle::current().spawn(Arc::clone(self).work());
+            self.threads().spawn(Arc::clone(self).work());
         }
     }
 
     async fn work(self: Arc<Self>) {
-        while let Some(copy) = self.next() {
+        let mut looks = 0;
+        while let Some(next) = self.next(looks == LOOKS) {
+            let Some(copy) = next else {
+                looks += 1;
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            };
+            looks = 0;
             if self.find_room(&copy).await {
                 copy.run().await;
             } else {
@@ -136,15 +169,20 @@ impl Shadows {
         }
     }
 
-    /// The next copy; without one, the task that asks is to end.
-    fn next(&self) -> Option<Copy> {
+    /// The next copy, or none yet. Where there is none and it is the `last` look, the task that asks is
+    /// to end.
+    fn next(&self, last: bool) -> Option<Option<Copy>> {
         let mut queue = self.queue();
         let next = queue.waiting.pop_front();
         match &next {
             Some(copy) => queue.bytes -= copy.bytes,
-            None => queue.tasks -= 1,
+            None if last => {
+                queue.tasks -= 1;
+                return None;
+            }
+            None => {}
         }
-        next
+        Some(next)
     }
 
     async fn find_room(&self, copy: &Copy) -> bool {
@@ -232,6 +270,15 @@ impl Copy {
         match &self.watched {
             Watched::Arms(rolling) => Some(rolling.observations()),
             Watched::Variants => self.target.routed().map(|routed| routed.observations()),
+        }
+    }
+}
+
+impl Drop for Shadows {
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.take().flatten() {
+            // It may be dropped by a thread that must not wait for others.
+            threads.shutdown_background();
         }
     }
 }
