@@ -1,16 +1,12 @@
 //! No room for what is pushed and applied.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::json;
 
 use crate::durability::{check_blobs, digest, done, files};
-use crate::support::disk::Disk;
 use crate::support::files::{guest, tensors};
-use crate::support::host::new_folder;
 use crate::support::{Host, Request, onnx};
 
 /// How much room there is for a case, in bytes.
@@ -87,17 +83,6 @@ fn files_that_cannot_grow_refuse_the_push_and_the_rest_goes_on() {
 
 #[test]
 fn a_full_disk_refuses_the_push_and_the_rest_goes_on() {
-    let folder = new_folder();
-    let data = folder.path().join("data");
-    fs::create_dir(&data).unwrap();
-    let Some(disk) = Disk::mount(&data, 32).map(Arc::new) else {
-        // Past what a test's output is kept from.
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: a full disk, for here nobody may mount a file system of their own"
-        );
-        return;
-    };
-    let host = Host::start_on(folder, &disk);
+    let Some((host, disk)) = Host::start_on_small_disk("a full disk") else { return };
     check(host, &disk.folder(), |_, room| disk.fill(room.map(|room| room.free)));
 }

@@ -1,7 +1,6 @@
 //! What trials leave on the disk: what they found, and optimised graphs.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,8 +13,6 @@ use berth_tensor::{DataType, NamedTensor, Tensor};
 use serde_json::Value;
 
 use crate::durability::files;
-#[cfg(target_os = "linux")]
-use crate::support::disk::Disk;
 use crate::support::files::{digits, tensors, told};
 use crate::support::host::new_folder;
 use crate::support::{Host, Random, Request, onnx, until};
@@ -193,18 +190,7 @@ fn where_a_graph_cannot_be_written_the_model_opens_as_it_is() {
 #[test]
 #[cfg(target_os = "linux")]
 fn graphs_take_no_more_than_their_part_of_the_disk() {
-    let folder = new_folder();
-    let data = folder.path().join("data");
-    fs::create_dir(&data).unwrap();
-    let Some(disk) = Disk::mount(&data, 32).map(Arc::new) else {
-        // Past what a test's output is kept from.
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: the room for graphs, for here nobody may mount a file system of their own"
-        );
-        return;
-    };
-    let host = Host::start_on(folder, &disk);
+    let Some((host, disk)) = Host::start_on_small_disk("the room for graphs") else { return };
     let kept = || {
         let sizes = files(&disk.folder().join("graphs"));
         sizes.iter().map(|file| file.metadata().unwrap().len()).sum::<u64>()

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::observations::Exposed;
 use crate::tally::End;
-use crate::units::{OfName, ValueMoments, mixed};
+use crate::units::{OfName, ValueMoments, by_name, mixed};
 use crate::values::{Names, Sum};
 
 /// Places in which units are kept, so that threads seldom wait for each other.
@@ -43,11 +43,7 @@ impl Lately {
     /// These and those of other units.
     #[must_use]
     pub fn with(&self, other: &Self) -> Self {
-        let mut values = self.values.clone();
-        for (name, other) in &other.values {
-            let known = values.entry(name.clone()).or_default();
-            *known = known.with(other);
-        }
+        let values = by_name(&self.values, &other.values);
         Self {
             requests: self.requests.with(other.requests),
             most: self.most.max(other.most),

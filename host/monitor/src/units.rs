@@ -73,6 +73,19 @@ impl ValueMoments {
     }
 }
 
+/// The values of both, those of one name together.
+pub(crate) fn by_name(
+    one: &BTreeMap<String, ValueMoments>,
+    other: &BTreeMap<String, ValueMoments>,
+) -> BTreeMap<String, ValueMoments> {
+    let mut values = one.clone();
+    for (name, other) in other {
+        let known = values.entry(name.clone()).or_default();
+        *known = known.with(other);
+    }
+    values
+}
+
 impl UnitMoments {
     fn add(&mut self, on: &OnArm, names: &Names) {
         for value in &on.values {
@@ -95,11 +108,7 @@ impl UnitMoments {
     /// These and those of other units.
     #[must_use]
     pub fn with(&self, other: &Self) -> Self {
-        let mut values = self.values.clone();
-        for (name, other) in &other.values {
-            let known = values.entry(name.clone()).or_default();
-            *known = known.with(other);
-        }
+        let values = by_name(&self.values, &other.values);
         Self {
             units: self.units + other.units,
             first: self.first + other.first,

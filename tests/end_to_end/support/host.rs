@@ -1,7 +1,7 @@
 //! A host of its own for each test, on a data folder of its own.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -103,11 +103,24 @@ impl Host {
         Self::start_as(new_folder(), Box::new(|| Command::new(told("BERTH_BIN"))), options)
     }
 
-    /// A host whose data is on a disk of its own.
+    /// A host whose data is on a disk of its own, of 32 MiB. None where the system does not let us,
+    /// which says that `what` was skipped.
     #[cfg(target_os = "linux")]
-    pub(crate) fn start_on(folder: TempDir, disk: &Arc<Disk>) -> Self {
-        let disk = Arc::clone(disk);
-        Self::start_as(folder, Box::new(move || disk.berth()), Vec::new())
+    pub(crate) fn start_on_small_disk(what: &str) -> Option<(Self, Arc<Disk>)> {
+        let folder = new_folder();
+        let data = folder.path().join("data");
+        fs::create_dir(&data).unwrap();
+        let Some(disk) = Disk::mount(&data, 32).map(Arc::new) else {
+            // Past what a test's output is kept from.
+            let _ = writeln!(
+                std::io::stderr(),
+                "SKIPPED: {what}, for here nobody may mount a file system of their own"
+            );
+            return None;
+        };
+        let inside = Arc::clone(&disk);
+        let host = Self::start_as(folder, Box::new(move || inside.berth()), Vec::new());
+        Some((host, disk))
     }
 
     fn start_as(folder: TempDir, berth: Berth, options: Vec<String>) -> Self {

@@ -1,6 +1,7 @@
 //! What a simulation tells: what happened to each arm over time, and what was decided.
 
 use berth_plugin::Phase;
+pub use berth_serving::Lies;
 use berth_serving::documents::Outcome;
 use serde::Serialize;
 
@@ -122,17 +123,6 @@ pub struct Told {
     pub copy_errors: u64,
     /// The part of its answers to them that agreed, where they could be compared.
     pub agreement: Option<Lies>,
-}
-
-/// A number, and where the truth lies with 95 % probability.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Lies {
-    /// What was found.
-    pub found: f64,
-    /// The lower bound.
-    pub lower: f64,
-    /// The upper bound.
-    pub upper: f64,
 }
 
 pub(super) fn seconds(micros: u64) -> f64 {
