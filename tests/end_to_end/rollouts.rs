@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use berth_onnx::networks::dense;
 use serde_json::Value;
@@ -368,7 +369,7 @@ fn recreate_frees_the_old_before_the_new() {
             (&"leaving".into(), &"stopped".into())
         );
         assert_eq!(host.metric(&resident(2)), 0.0);
-        thread::sleep(std::time::Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(10));
     }
     let answer = under_way.end(&request).unwrap();
     assert_eq!((answer.output(), answer.revision()), (vec![1.0], &*first));
@@ -438,7 +439,9 @@ fn a_rollout_goes_on_after_a_crash() {
         // Of users, each of whom asks over and over. What the host's end cuts off is not counted.
         while status(&host)["state"] == "rolling" {
             let mut connection = host.connect();
-            for _ in 0..=random.below(800) {
+            // Mostly for longer than a step's interval: a host that never decides gives up.
+            let until = Instant::now() + Duration::from_millis(random.below(200));
+            while Instant::now() < until {
                 let user = random.below(200) as u32;
                 let answer = connection.send(&ask(user)).unwrap();
                 if answer.status != 503 {
