@@ -24,6 +24,8 @@ pub(crate) enum Pace {
     Closed,
     /// So many a second over all connections, whatever comes back.
     Open(f64),
+    /// As many, each at a random time among eight.
+    Random(f64),
 }
 
 /// What was asked and what came back of it.
@@ -147,6 +149,10 @@ impl Shared {
                 Pace::Open(per_second) => {
                     self.start + Duration::from_secs_f64(number as f64 / per_second)
                 }
+                Pace::Random(per_second) => {
+                    let place = number as f64 + 8.0 * random(number);
+                    self.start + Duration::from_secs_f64(place / per_second)
+                }
             };
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             let sent = Instant::now();
@@ -185,6 +191,14 @@ impl Shared {
         }
         tally
     }
+}
+
+/// A number from 0 to 1 for each number, by the last step of splitmix64 (Steele, Lea and Flood, 2014).
+fn random(number: u64) -> f64 {
+    let mut bits = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (bits ^ (bits >> 31)) as f64 / u64::MAX as f64
 }
 
 /// A duration in microseconds, at most about an hour.

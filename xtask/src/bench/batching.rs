@@ -104,7 +104,8 @@ fn resnet18(parts: &Parts, host: &Host, job: &Job) -> Result<[Vec<f64>; 2]> {
     let mut ratios = [(); 2].map(|()| Vec::new());
     for round in 0..=5 {
         let mut command = Command::new(parts.built.metadata.binary().with_file_name("bench-alone"));
-        command.arg(&job.model).arg(LONG.as_secs().to_string());
+        // On as many threads as there are connections: runs that share a machine take longer.
+        command.arg(&job.model).args([LONG.as_secs().to_string(), cores.to_string()]);
         let output = command.envs(parts.built.variables()).output().context("bench-alone")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "bench-alone failed: {}", said.trim());

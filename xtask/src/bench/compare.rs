@@ -154,7 +154,8 @@ impl Load<'_> {
     }
 }
 
-fn ensure_right(tally: &Tally, right: &Answer) -> Result<()> {
+/// Fails unless every request had the right answer.
+pub(crate) fn ensure_right(tally: &Tally, right: &Answer) -> Result<()> {
     let verdict = Verdict::of(tally, []);
     ensure!(
         verdict.refused.is_empty() && verdict.broken.is_empty(),

@@ -98,13 +98,29 @@ impl Job {
                  [[variants]]\nname = \"old\"\nmodels = {{ default = \"{name}@1\" }}\n\
                  [[variants]]\nname = \"new\"\nmodels = {{ default = \"{name}@1\" }}\n"
             ),
-            Some(config) => format!(
-                "name = \"{name}\"\n[[variants]]\nname = \"only\"\n\
-                 processor = \"image-classifier@1\"\nmodels = {{ default = \"{name}@1\" }}\n\
-                 config = {}\n",
-                inline_table(config)
-            ),
+            Some(_) => format!("name = \"{name}\"\n{}", self.variant("only")),
         }
+    }
+
+    /// A variant of an endpoint file that does the job.
+    pub(crate) fn variant(&self, name: &str) -> String {
+        let model = self.endpoint_name();
+        let processor = self.config.as_ref().map_or_else(String::new, |config| {
+            format!("processor = \"image-classifier@1\"\nconfig = {}\n", inline_table(config))
+        });
+        format!(
+            "[[variants]]\nname = \"{name}\"\nmodels = {{ default = \"{model}@1\" }}\n{processor}"
+        )
+    }
+
+    /// The request to an endpoint of that name.
+    pub(crate) fn request_to(&self, endpoint: &str) -> Request {
+        let (verb, content_type) = match self.config {
+            Some(_) => ("invoke", "image/jpeg"),
+            None => ("infer", "application/json"),
+        };
+        let path = format!("/v2/models/{endpoint}/{verb}");
+        Request::post(&path, content_type, self.request.body())
     }
 
     /// The name that requests ask for.

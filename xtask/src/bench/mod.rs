@@ -6,6 +6,7 @@
 //! - [`endpoints`]: what endpoints cost that nobody asks
 //! - [`batching`]: requests that run as one, and a model beside ONNX Runtime alone
 //! - [`swaps`]: models that are replaced, and what others notice of it
+//! - [`shadows`]: what copies cost the requests that are answered
 //! - [`overload`]: more requests than can be answered
 //! - [`process`]: CPU time and memory of a server
 //! - [`report`], [`chart`]: the page and its pictures
@@ -20,6 +21,7 @@ mod overload;
 mod process;
 mod report;
 mod rivals;
+mod shadows;
 mod stages;
 mod swaps;
 
@@ -32,6 +34,7 @@ use crate::bench::endpoints::Endpoints;
 use crate::bench::jobs::Job;
 use crate::bench::overload::Overload;
 use crate::bench::rivals::Parts;
+use crate::bench::shadows::Shadows;
 use crate::bench::stages::Stages;
 use crate::bench::swaps::Swaps;
 use crate::build;
@@ -60,6 +63,8 @@ enum Part {
     Batching,
     /// A thousand swaps of a model of 45 MB: memory, and another endpoint's requests meanwhile
     Swaps,
+    /// Requests to an endpoint with a shadow, to the same without
+    Shadows,
     /// Three times as many requests as can be answered
     Overload,
     /// What the host adds to a request, in parts
@@ -74,6 +79,7 @@ struct Results {
     endpoints: Option<Endpoints>,
     batching: Option<Batching>,
     swaps: Option<Swaps>,
+    shadows: Vec<Shadows>,
     overload: Option<Overload>,
     parts: Vec<Measured>,
 }
@@ -90,6 +96,7 @@ impl Bench {
             endpoints: None,
             batching: None,
             swaps: None,
+            shadows: Vec::new(),
             overload: None,
             parts: Vec::new(),
         };
@@ -112,6 +119,11 @@ impl Bench {
         }
         if wants(Part::Swaps) {
             results.swaps = Some(swaps::measure(&parts, &results.jobs)?);
+        }
+        if wants(Part::Shadows) {
+            for job in [&results.jobs[0], &results.jobs[2]] {
+                results.shadows.push(shadows::measure(&parts, job)?);
+            }
         }
         if wants(Part::Overload) {
             results.overload = Some(overload::measure(&parts, &results.jobs[2])?);

@@ -13,9 +13,10 @@ use crate::bench::compare::{Cell, ROUNDS, median, quantile};
 use crate::bench::criterion::Measured;
 use crate::bench::jobs::Job;
 use crate::bench::rivals::NAMES;
+use crate::bench::shadows::Shadows;
 use crate::bench::stages::{STAGES, Stages};
 use crate::bench::swaps::{self, Held, LOOK};
-use crate::bench::{Results, endpoints};
+use crate::bench::{Results, endpoints, shadows};
 use crate::table::Table;
 use crate::workspace::{root, say};
 
@@ -140,6 +141,13 @@ fn targets(results: &Results) -> Vec<Target> {
             "times",
         ));
     }
+    for Shadows { job, ratios, .. } in &results.shadows {
+        let what = match *job {
+            "digits" => "median of digits with a shadow, to without",
+            _ => "median of mean-colour with a shadow, to without",
+        };
+        targets.push(Target::at_most(what, 1.05, median(ratios), "times"));
+    }
     if let Some(overload) = &results.overload {
         targets.push(Target::at_least(
             "goodput at 3 times capacity, to the peak",
@@ -241,8 +249,8 @@ pub(crate) fn tables(results: &Results) -> String {
         let _ = writeln!(
             text,
             "## Batching\n\nRequests of one row each. Off is `max_batch = 1`. ResNet-18 through Berth answers {} \
-             times as many requests for each CPU-second as ONNX Runtime alone runs when its tensor comes as \
-             bytes (the protocol's binary form), {} times when its 150,528 numbers come as JSON.\n\n{table}",
+             times as many requests for each CPU-second as ONNX Runtime alone runs, on as many threads as \
+             there are connections, when its tensor comes as bytes (the protocol's binary form), {} times when its 150,528 numbers come as JSON.\n\n{table}",
             spread(&batching.alone[0]),
             spread(&batching.alone[1])
         );
@@ -271,6 +279,36 @@ pub(crate) fn tables(results: &Results) -> String {
             swaps.p99[1],
             swaps.p99[0],
             spread(&swaps.ratios)
+        );
+    }
+    if !results.shadows.is_empty() {
+        let mut table = Table::new(&[
+            "job",
+            "p50 ms, without",
+            "with",
+            "with to without",
+            "of the machine, without",
+            "with",
+            "compared",
+        ]);
+        for Shadows { job, p50, ratios, busy, compared } in &results.shadows {
+            let percent = |part: f64| format!("{:.0} %", part * 100.0);
+            table.row([
+                (*job).to_owned(),
+                format!("{:.3}", p50[0]),
+                format!("{:.3}", p50[1]),
+                spread(ratios),
+                percent(busy[0]),
+                percent(busy[1]),
+                percent(*compared),
+            ]);
+        }
+        let _ = writeln!(
+            text,
+            "## Shadows\n\nThe same requests, at random times, to an endpoint without a shadow and to one whose \
+             every request has a copy: as many as take {:.0} % of the machine with their copies. Compared: of the \
+             requests, those whose copy was not dropped for want of room.\n\n{table}",
+            shadows::BUSY * 100.0
         );
     }
     if let Some(overload) = &results.overload {
