@@ -4,7 +4,8 @@ use std::fs;
 
 use crate::support::onnx as small;
 
-use crate::support::files::tensors;
+use crate::support::files::{tensors, told};
+use crate::support::host::{check_refused, new_folder};
 use crate::support::{Host, Request, until};
 
 /// Trials that are under way.
@@ -94,4 +95,23 @@ fn what_never_answers_is_known_from_its_trial() {
     assert_eq!((&now["state"], &now["live"]), (&"live".into(), &before), "{now}");
     assert_eq!(trials(&host), 1, "{}", host.log());
     after(&mut host);
+}
+
+#[test]
+fn a_library_that_was_exchanged_is_no_fault_of_a_model() {
+    let folder = new_folder();
+    let library = folder.path().join("libonnxruntime.so");
+    fs::copy(told("ORT_DYLIB_PATH"), &library).unwrap();
+    let host = Host::start_with(&["--onnxruntime", library.to_str().unwrap()]);
+    let model = |number| host.file("adder.onnx", small::adder(number));
+    let push = |number: f32| host.cli(&["model", "push", "adder", model(number).to_str().unwrap()]);
+    assert!(push(1.0).code == 0);
+    // As an upgrade puts it there: what is loaded stays as it is.
+    let other = host.file("other.so", "no library");
+    fs::rename(other, &library).unwrap();
+    check_refused("another", &push(2.0), "start the host anew");
+    check_refused("another", &push(2.0), "is not the ONNX Runtime");
+    // What is known needs no trial.
+    host.ok(&["model", "push", "again", model(1.0).to_str().unwrap()]);
+    assert_eq!(host.json(&["model", "list"]).as_array().unwrap().len(), 2);
 }

@@ -33,6 +33,10 @@ const LEAST: u64 = 1 << 20;
 /// Of one model, what was found for so many batch sizes is kept.
 const JUDGED: usize = 16;
 
+/// Raised with every change of what a trial finds or keeps, so that no model is left with what an older
+/// Berth found.
+const TRIAL: &str = "1";
+
 /// A graph's own file in the folder of its model, and the file that says what was found.
 const GRAPH: &str = "graph.onnx";
 const FOUND: &str = "found";
@@ -93,7 +97,7 @@ impl Graphs {
         let providers_text = serde_json::to_string(providers).unwrap_or_default();
         let processor_text = processor.as_deref().unwrap_or_default();
         let holds_for =
-            [library.version.as_str(), library.build, processor_text, &providers_text].join("\n");
+            [TRIAL, &library.version, library.build, processor_text, &providers_text].join("\n");
         let name = format!("{digest}-{}", Digest::of(holds_for.as_bytes()).short());
         Entry {
             graphs: self.clone(),
@@ -168,7 +172,17 @@ impl Entry {
         if !self.place.exists() {
             return None;
         }
-        read().map_err(|error| self.forget(&error.to_string())).ok()
+        read().map_err(|error| self.forget_after(&error)).ok()
+    }
+
+    fn forget_after(&self, error: &io::Error) {
+        match error.raw_os_error() {
+            // Nothing of this is the files' fault.
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => {
+                tracing::warn!("what is known in {} cannot be read: {error}", self.place.display());
+            }
+            _ => self.forget(&error.to_string()),
+        }
     }
 
     fn graph(&self, known: &Known) -> Option<PathBuf> {

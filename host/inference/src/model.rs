@@ -1,5 +1,6 @@
 //! What a model takes and answers, and one inference on it.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -75,6 +76,20 @@ struct EqualDimensions {
     name: String,
     /// Input and dimension, by index; two or more.
     places: Vec<(usize, usize)>,
+}
+
+thread_local! {
+    static KEEPS_RUNS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Has models run on this thread from here on, however long they take, beside all lanes and in no batch:
+/// for a thread that the system is to prefer others to.
+pub fn keep_runs_here() {
+    KEEPS_RUNS.set(true);
+}
+
+fn runs_are_kept_here() -> bool {
+    KEEPS_RUNS.get()
 }
 
 /// An open model in a lane: what runs it, and has the lane's share of its device's threads.
@@ -383,7 +398,8 @@ impl Model {
     /// A run that is expected to take microseconds happens inside the first poll, for as long as
     /// 10 ms; any other, and one that takes longer, on one of the runtime's threads, in its turn among
     /// those of its lane and of others, and together with what waits there for the same model where
-    /// that is safe.
+    /// that is safe. On a thread that [keeps its runs](keep_runs_here) every one happens inside the
+    /// first poll.
     pub async fn run(
         &self,
         inputs: &[NamedTensor],
@@ -397,6 +413,10 @@ impl Model {
         }
         let order = plan.outputs.clone();
         let bytes = size(inputs.iter().map(|input| &input.tensor));
+        if runs_are_kept_here() {
+            let answer = self.run_kept(inputs, &plan, deadline)?;
+            return Ok(self.named(order, answer));
+        }
         let small = self.pace.is_small(bytes);
         // A run that may yet be stopped is not to hold up this thread for nothing.
         if small && self.pace.was_cut_off() {
@@ -410,11 +430,15 @@ impl Model {
             Some(answer) => answer,
             None => self.run_there(inputs, plan, deadline, now).await?,
         };
+        Ok(self.named(order, answer))
+    }
+
+    fn named(&self, order: Few<usize>, answer: Vec<Tensor>) -> Vec<NamedTensor> {
         let named = |(index, tensor): (usize, Tensor)| {
             let name = self.outputs()[index].name.clone();
             NamedTensor { name, tensor }
         };
-        Ok(order.into_iter().zip(answer).map(named).collect())
+        order.into_iter().zip(answer).map(named).collect()
     }
 
     /// Inferences of the model's lane that wait for a thread, and runs under way there.
@@ -442,6 +466,13 @@ impl Model {
         }
         self.note(&answer, bytes, took, STALLED);
         answer.map(Some)
+    }
+
+    /// Runs on this thread for as long as it takes. What that was says nothing of other threads.
+    fn run_kept(&self, inputs: &[NamedTensor], plan: &Plan, deadline: Instant) -> Answer {
+        let (watched, run) = self.lanes.deadlines.watch_here(deadline)?;
+        let tensors = inputs.iter().map(|input| &input.tensor);
+        self.opened.run(plan, tensors, &watched, &run.stop)
     }
 
     async fn run_there(

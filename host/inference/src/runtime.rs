@@ -92,6 +92,11 @@ impl Runtime {
         &self.library.version
     }
 
+    /// What ONNX Runtime says of how it was built: no two builds say the same.
+    pub(crate) fn build(&self) -> &str {
+        self.library.build
+    }
+
     /// Threads that run models on the CPU: when nothing runs, and at most. Each other device that a
     /// model is opened on has as many.
     pub fn threads(&self) -> (usize, usize) {

@@ -44,6 +44,8 @@ pub(crate) struct Found {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Said {
+    /// The [build](Library::build) of ONNX Runtime that it runs on.
+    Library(String),
     /// What the model is like; nothing where ONNX Runtime refuses it.
     Model(Option<Judged>),
     /// What became of its optimised graph.
@@ -124,12 +126,25 @@ impl Trials {
         let ended = berth_apart::run(command, bounds, None, wanted)
             .map_err(|error| refused(format!("no process could be started: {error}")))?;
         let said = ended.output.lines().filter_map(|line| serde_json::from_str(line).ok());
-        let (mut judged, mut outcome) = (None, None);
+        let (mut on, mut judged, mut outcome) = (None, None, None);
         for said in said {
             match said {
+                Said::Library(build) => on = Some(build),
                 Said::Model(found) => judged = Some(found),
                 Said::Graph(found) => outcome = Some(found),
             }
+        }
+        // What it found holds for what it ran on.
+        if ended.status.is_some() && on.as_deref() != Some(library.build) {
+            return Err(OpenError::Replaced {
+                name: name.to_owned(),
+                library: library.path.clone(),
+                loaded: library.version.clone(),
+                problem: match on {
+                    Some(_) => "it is another one now".to_owned(),
+                    None => problem(&ended, bounds, library),
+                },
+            });
         }
         if let Some(judged) = judged {
             tracing::info!(model = name, "tried in {:.1?}", begin.elapsed());
@@ -201,6 +216,7 @@ pub fn try_here(
     }
     let options: ModelOptions = serde_json::from_str(options)?;
     let runtime = Runtime::load(Some(library), RuntimeOptions { each: 1, trials: None })?;
+    say(&Said::Library(runtime.build().to_owned()))?;
     runtime.aside(|| try_aside(&runtime, &options, graph.map(|(graph, _)| graph), file))?
 }
 

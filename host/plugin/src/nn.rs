@@ -207,10 +207,11 @@ impl inference::HostGraphExecutionContext for State {
         let model = Arc::clone(&self.table.get(&context)?.0);
         let mut named = Vec::with_capacity(inputs.len());
         let mut problem = None;
+        let mut held = 0;
         for (name, tensor) in inputs {
-            // The guest has given the tensors away.
+            // The guest has given the tensors away, and the host has them for as long as the run.
             let tensor = self.table.delete(tensor)?;
-            self.account.release(tensor.held());
+            held += tensor.held();
             match tensor {
                 NnTensor::Fit(tensor) => named.push(NamedTensor { name, tensor }),
                 NnTensor::Unfit { code, problem: error, .. } => {
@@ -219,6 +220,7 @@ impl inference::HostGraphExecutionContext for State {
             }
         }
         if let Some((code, problem)) = problem {
+            self.account.release(held);
             return self.nn_error(code, problem);
         }
         let clock = Arc::clone(&self.account.cpu);
@@ -226,6 +228,8 @@ impl inference::HostGraphExecutionContext for State {
         let waits = request.reports.waits();
         let outputs = clock.wait(model.run(&named, &[], self.deadline)).await;
         drop(waits);
+        drop(named);
+        self.account.release(held);
         let outputs = match outputs {
             Ok(outputs) => {
                 self.failed_inference = None;

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use berth_inference::{Batching, Lane, ModelOptions, Opened, Runtime};
+use berth_inference::{Batching, Lane, ModelOptions, OpenError, Opened, Runtime};
 use berth_monitor::EndpointMetrics;
 use berth_monitor::predictions::Recorder;
 use berth_plugin::engine::Engines;
@@ -126,7 +126,11 @@ impl Workshop {
         let name = pinned.to_string();
         self.models.get_or_make((pinned.digest, options.clone()), || {
             let files = catalog::files(&self.store, pinned)?;
-            let blobs = ModelBlobs::stored(&self.store, &name, &files)?;
+            // Which reads and hashes all of them.
+            let stored = || ModelBlobs::stored(&self.store, &name, &files);
+            let blobs = self.runtime.aside(stored).map_err(|error| {
+                Box::new(OpenError::Threads { name: name.clone(), problem: error.to_string() })
+            })??;
             blobs.open(self, &name, options, &|| true)
         })
     }

@@ -107,7 +107,12 @@ impl Shadows {
         let start = || {
             let mut threads = tokio::runtime::Builder::new_multi_thread();
             threads.worker_threads(self.at_once()).thread_name("berth-shadow").enable_time();
-            threads.on_thread_start(berth_apart::give_way).build().inspect_err(|error| {
+            threads.on_thread_start(|| {
+                berth_apart::give_way();
+                // Else the models of copies would run among those of live requests.
+                berth_inference::keep_runs_here();
+            });
+            threads.build().inspect_err(|error| {
                 tracing::warn!("shadows have no threads of their own: {error}");
             })
         };

@@ -36,9 +36,9 @@ pub(crate) struct Together {
 #[derive(Clone, Debug)]
 pub(crate) struct Batching {
     pub(crate) together: Vec<Together>,
-    /// Runs of ResNet-18 for each CPU-second through Berth, to ONNX Runtime alone: the tensor sent as
-    /// bytes, and as JSON.
-    pub(crate) alone: [Vec<f64>; 2],
+    /// Runs of ResNet-18 for each CPU-second through Berth, to ONNX Runtime alone on as many threads as
+    /// there are connections: the tensor sent as bytes, and as JSON; and as bytes to one thread alone.
+    pub(crate) alone: [Vec<f64>; 3],
 }
 
 /// Measures digits and a larger perceptron with batches and without, and ResNet-18.
@@ -93,7 +93,7 @@ pub(crate) fn measure(parts: &Parts, jobs: &[Job; 3]) -> Result<Batching> {
     Ok(Batching { together, alone: resnet18(parts, &host, &jobs[1])? })
 }
 
-fn resnet18(parts: &Parts, host: &Host, job: &Job) -> Result<[Vec<f64>; 2]> {
+fn resnet18(parts: &Parts, host: &Host, job: &Job) -> Result<[Vec<f64>; 3]> {
     say("ResNet-18 through Berth, and ONNX Runtime alone");
     apply(host, "resnet18", &tensors("resnet18", "resnet18@1", ""))?;
     let shape = [1, 3, 224, 224];
@@ -101,24 +101,32 @@ fn resnet18(parts: &Parts, host: &Host, job: &Job) -> Result<[Vec<f64>; 2]> {
     let right = ask(host.listen, &requests[1])?;
     right.ensure_same(&ask(host.listen, &requests[0])?).context("the tensor as bytes")?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut ratios = [(); 2].map(|()| Vec::new());
+    let mut ratios = [(); 3].map(|()| Vec::new());
     for round in 0..=5 {
-        let mut command = Command::new(parts.built.metadata.binary().with_file_name("bench-alone"));
         // On as many threads as there are connections: runs that share a machine take longer.
-        command.arg(&job.model).args([LONG.as_secs().to_string(), cores.to_string()]);
-        let output = command.envs(parts.built.variables()).output().context("bench-alone")?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "bench-alone failed: {}", said.trim());
-        let alone: f64 = String::from_utf8_lossy(&output.stdout).trim().parse()?;
-        for (request, ratios) in requests.iter().zip(&mut ratios) {
+        let alone = alone_on(parts, job, cores)?;
+        let single = alone_on(parts, job, 1)?;
+        let mut found = [0.0; 3];
+        for (request, found) in requests.iter().zip(&mut found) {
             let load = Load { request, connections: cores, right: &right };
-            let through = load.run(host.listen, host.process(), LONG)?.per_cpu_second;
-            if round > 0 {
-                ratios.push(through / alone);
-            }
+            *found = load.run(host.listen, host.process(), LONG)?.per_cpu_second / alone;
+        }
+        found[2] = found[0] * alone / single;
+        if round > 0 {
+            ratios.iter_mut().zip(found).for_each(|(ratios, found)| ratios.push(found));
         }
     }
     Ok(ratios)
+}
+
+/// Runs of the model for each CPU-second, on so many threads and without a server.
+fn alone_on(parts: &Parts, job: &Job, threads: usize) -> Result<f64> {
+    let mut command = Command::new(parts.built.metadata.binary().with_file_name("bench-alone"));
+    command.arg(&job.model).args([LONG.as_secs().to_string(), threads.to_string()]);
+    let output = command.envs(parts.built.variables()).output().context("bench-alone")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "bench-alone failed: {}", said.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).trim().parse()?)
 }
 
 /// As many numbers as the shape has, each of few digits.

@@ -109,7 +109,7 @@ fn targets(results: &Results) -> Vec<Target> {
             ][usize::from(asked > 1.0)];
             targets.push(Target::at_least(what, asked, median(&together.ratios)));
         }
-        let [bytes, json] = &batching.alone;
+        let [bytes, json, _] = &batching.alone;
         for (what, ratios) in [
             ("ResNet-18 through Berth, to ONNX Runtime alone", bytes),
             ("the same, its 150,528 numbers sent as JSON", json),
@@ -250,9 +250,10 @@ pub(crate) fn tables(results: &Results) -> String {
             text,
             "## Batching\n\nRequests of one row each. Off is `max_batch = 1`. ResNet-18 through Berth answers {} \
              times as many requests for each CPU-second as ONNX Runtime alone runs, on as many threads as \
-             there are connections, when its tensor comes as bytes (the protocol's binary form), {} times when its 150,528 numbers come as JSON.\n\n{table}",
+             there are connections, when its tensor comes as bytes (the protocol's binary form), {} times when its 150,528 numbers come as JSON; {} times as many as on one thread, which shares the machine with nobody.\n\n{table}",
             spread(&batching.alone[0]),
-            spread(&batching.alone[1])
+            spread(&batching.alone[1]),
+            spread(&batching.alone[2])
         );
     }
     if let Some(swaps) = &results.swaps {

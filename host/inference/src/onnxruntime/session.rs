@@ -108,6 +108,18 @@ pub enum OpenError {
         /// What happened, and the way out.
         problem: String,
     },
+    /// It was not tried on the ONNX Runtime that would run it: there is another one in its place.
+    #[error("model {name} cannot be tried: {} is not the ONNX Runtime {loaded} any more that this host has loaded: {problem}; start the host anew", library.display())]
+    Replaced {
+        /// The model.
+        name: String,
+        /// The library's file.
+        library: PathBuf,
+        /// The version of the one that is loaded.
+        loaded: String,
+        /// What is there now.
+        problem: String,
+    },
     /// A provider that was asked for does not run it.
     #[error("model {name}: the provider {provider} of ONNX Runtime {version} at {} does not run it: {problem}", library.display())]
     Provider {
@@ -147,7 +159,10 @@ impl OpenError {
             | Self::Memory { file, .. }
             | Self::Trial { file, .. }
             | Self::PortType { file, .. } => *file = known_as.into(),
-            Self::Threads { .. } | Self::Unwanted { .. } | Self::Provider { .. } => {}
+            Self::Threads { .. }
+            | Self::Unwanted { .. }
+            | Self::Replaced { .. }
+            | Self::Provider { .. } => {}
         }
         self
     }

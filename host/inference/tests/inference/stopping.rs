@@ -1,9 +1,11 @@
 //! Deadlines, callers that go away, and more work than there is room for.
 
+use berth_inference::keep_runs_here;
 use berth_onnx::small::turns;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::thread;
 
 use super::*;
 
@@ -150,4 +152,36 @@ async fn what_was_stopped_on_its_callers_thread_keeps_the_next_away_from_it() {
         answers(&elsewhere).await;
     }
     assert_eq!(refused(), Poll::Ready(Err(InferenceError::Overloaded)));
+}
+
+#[tokio::test]
+async fn a_thread_that_keeps_its_runs_waits_for_no_other() {
+    let Some(runtime) = runtime(1) else { return };
+    let lane = runtime.lane();
+    let opened = open_with(&runtime, &turns(SLOW), BatchOptions::default()).unwrap();
+    let slow = &*opened.in_lane(&lane);
+    let far = || Instant::now() + Duration::from_secs(600);
+    let (quick, forever) = (count(3), count(FOR_EVER));
+    let mut taken = Box::pin(slow.run(&forever, &[], far()));
+    assert_eq!(begin(&mut taken), Poll::Pending);
+    while slow.queue() != (0, 1) {
+        tokio::task::yield_now().await;
+    }
+    let at_once = || {
+        let mut run = Box::pin(slow.run(&quick, &[], far()));
+        begin(&mut run).map(|answer| answer.unwrap()[0].tensor.data().to_vec())
+    };
+    assert_eq!(at_once(), Poll::Pending);
+    let kept = thread::scope(|scope| {
+        let keeps = || {
+            keep_runs_here();
+            let soon = Instant::now() + Duration::from_millis(20);
+            let ended = begin(&mut Box::pin(slow.run(&forever, &[], soon)));
+            assert_eq!(ended, Poll::Ready(Err(InferenceError::Timeout)));
+            at_once()
+        };
+        scope.spawn(keeps).join().unwrap()
+    });
+    assert_eq!(kept, Poll::Ready(3i64.to_le_bytes().to_vec()));
+    assert_eq!(at_once(), Poll::Pending);
 }

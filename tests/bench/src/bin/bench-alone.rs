@@ -42,7 +42,9 @@ fn main() -> anyhow::Result<()> {
         let all: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
         opened.wait();
         let before = worked()?;
-        let runs = all.into_iter().map(|thread| thread.join().expect("no run panics"));
+        let runs = all.into_iter().map(|thread| {
+            thread.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked))
+        });
         anyhow::Ok((runs.sum::<anyhow::Result<u32>>()?, before))
     })?;
     println!("{}", f64::from(runs) / (worked()? - before));
