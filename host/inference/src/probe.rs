@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_tensor::{DataType, Digest, Tensor, TensorType};
-use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
 use crate::batch;
@@ -333,18 +332,13 @@ fn random_tensor(
     values: impl Iterator<Item = (f64, f64)>,
 ) -> Result<Tensor, berth_tensor::TensorError> {
     let mut data = Vec::new();
+    let is_float = tolerance(datatype).is_some();
     for (value, size) in values {
-        let (signed, bit) = (size * (2.0 * value - 1.0), u8::from(value > 0.5));
+        let bit = u8::from(value > 0.5);
         match datatype {
-            DataType::Fp64 => data.extend_from_slice(&signed.to_le_bytes()),
-            DataType::Fp32 => data.extend_from_slice(&(signed as f32).to_le_bytes()),
-            DataType::Bf16 => data.extend_from_slice(&bf16::from_f64(signed).to_le_bytes()),
-            DataType::Fp16 => data.extend_from_slice(&f16::from_f64(signed).to_le_bytes()),
             DataType::Bytes => data.extend_from_slice(&[1, 0, 0, 0, b'0' + bit]),
-            _ => {
-                data.push(bit);
-                data.extend(std::iter::repeat_n(0, datatype.size().unwrap_or(1) - 1));
-            }
+            _ if is_float => datatype.write(size * (2.0 * value - 1.0), &mut data),
+            _ => datatype.write(bit.into(), &mut data),
         }
     }
     Tensor::new(datatype, shape, data)
@@ -359,34 +353,26 @@ fn part(inputs: &[Tensor], rows: Range<u64>) -> Result<Vec<Tensor>, String> {
     inputs.iter().map(parts).collect()
 }
 
+/// How far apart, absolutely and relatively, elements of a floating-point datatype may be.
+fn tolerance(datatype: DataType) -> Option<(f64, f64)> {
+    let known = TOLERANCE.iter().find(|(known, ..)| *known == datatype);
+    known.map(|&(_, absolute, relative)| (absolute, relative))
+}
+
 fn close(one: &Tensor, two: &Tensor) -> bool {
     if (one.datatype(), one.shape()) != (two.datatype(), two.shape()) {
         return false;
     }
-    let tolerance = TOLERANCE.iter().find(|(datatype, ..)| *datatype == one.datatype());
-    let Some(&(datatype, absolute, relative)) = tolerance else {
+    let Some((absolute, relative)) = tolerance(one.datatype()) else {
         return one.data() == two.data();
     };
     // Where some numbers are large, the others are sums of large numbers.
-    let finite = numbers(datatype, two.data()).filter(|b| b.is_finite());
+    let finite = two.numbers().filter(|b| b.is_finite());
     let largest = finite.fold(1.0, |most: f64, b| most.max(b.abs()));
     let near = |(a, b): (f64, f64)| {
         (a.is_nan() && b.is_nan())
             || a == b
             || (a - b).abs() <= absolute * largest + relative * b.abs()
     };
-    numbers(datatype, one.data()).zip(numbers(datatype, two.data())).all(near)
-}
-
-fn numbers(datatype: DataType, data: &[u8]) -> Box<dyn Iterator<Item = f64> + '_> {
-    match datatype {
-        DataType::Fp64 => Box::new(data.as_chunks().0.iter().map(|&it| f64::from_le_bytes(it))),
-        DataType::Fp32 => {
-            Box::new(data.as_chunks().0.iter().map(|&it| f64::from(f32::from_le_bytes(it))))
-        }
-        DataType::Bf16 => {
-            Box::new(data.as_chunks().0.iter().map(|&it| bf16::from_le_bytes(it).to_f64()))
-        }
-        _ => Box::new(data.as_chunks().0.iter().map(|&it| f16::from_le_bytes(it).to_f64())),
-    }
+    one.numbers().zip(two.numbers()).all(near)
 }

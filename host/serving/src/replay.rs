@@ -279,7 +279,7 @@ fn of_tensors(name: &str, before: &NamedTensor, now: &NamedTensor) -> Vec<String
             now.shape()
         )];
     }
-    let [old, new] = [before, now].map(berth_monitor::predictions::numbers);
+    let [old, new] = [before, now].map(|tensor| tensor.numbers().collect::<Vec<_>>());
     let pairs = old.iter().zip(&new).enumerate().filter(|(_, (old, new))| old != new);
     let (mut count, mut most) = (0, (0, 0.0));
     for (at, (old, new)) in pairs {

@@ -1,12 +1,14 @@
 //! Values that every stage of Berth exchanges.
 //!
 //! - [`datatype`]: the element types of the Open Inference Protocol
+//! - [`numbers`]: elements as doubles, and back
 //! - [`tensor`]: tensors and the types of tensors
 //! - [`reference`]: names and references to versions, `digits@3`
 //! - [`digest`]: sha256 digests
 
 pub mod datatype;
 pub mod digest;
+pub mod numbers;
 pub mod reference;
 pub mod tensor;
 

@@ -236,13 +236,8 @@ impl Chunk {
             }
             (Values::Int32(to), _) => to.extend(of(data, i32::from_le_bytes)),
             (Values::Int64(to), _) => to.extend(of(data, i64::from_le_bytes)),
-            (Values::Float(to), DataType::Fp16) => {
-                to.extend(of(data, |bytes| half::f16::from_le_bytes(bytes).to_f32()));
-            }
-            (Values::Float(to), DataType::Bf16) => {
-                to.extend(of(data, |bytes| half::bf16::from_le_bytes(bytes).to_f32()));
-            }
-            (Values::Float(to), _) => to.extend(of(data, f32::from_le_bytes)),
+            (Values::Float(to), DataType::Fp32) => to.extend(of(data, f32::from_le_bytes)),
+            (Values::Float(to), _) => to.extend(tensor.numbers().map(|number| number as f32)),
             (Values::Double(to), _) => to.extend(of(data, f64::from_le_bytes)),
             (Values::Bytes(to), _) => to.extend(
                 tensor.byte_strings().map(|bytes| ByteArray::from(Bytes::copy_from_slice(bytes))),

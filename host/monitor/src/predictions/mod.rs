@@ -25,6 +25,6 @@ pub mod time;
 pub use file::FileError;
 pub use query::{Filter, Summary, parse_id, show_id};
 pub use recorder::Recorder;
-pub use row::{BODY, Content, Prediction, numbers, text};
+pub use row::{BODY, Content, Prediction, text};
 pub use spec::{Declared, Kept, Labels, PredictionsSpec};
 pub use time::{now_ms, parse_span, parse_time, utc};

@@ -482,9 +482,8 @@ fn encode(datatype: DataType, value: Scalar<'_>, to: &mut Vec<u8>) {
         }
         Scalar::Uint(integer) => to.extend(integer.to_le_bytes()),
         Scalar::Float(float) => match datatype {
-            DataType::Fp16 => to.extend(half::f16::from_f32(float).to_le_bytes()),
-            DataType::Bf16 => to.extend(half::bf16::from_f32(float).to_le_bytes()),
-            _ => to.extend(float.to_le_bytes()),
+            DataType::Fp32 => to.extend(float.to_le_bytes()),
+            _ => datatype.write(float.into(), to),
         },
         Scalar::Double(double) => to.extend(double.to_le_bytes()),
         Scalar::Bytes(bytes) => {

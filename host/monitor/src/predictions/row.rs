@@ -277,7 +277,7 @@ fn element(tensor: &Tensor) -> Option<String> {
         let only = strings.next().filter(|_| strings.next().is_none())?;
         return Some(String::from_utf8_lossy(only).into_owned());
     }
-    let values = numbers(tensor);
+    let values: Vec<f64> = tensor.numbers().collect();
     match values[..] {
         [] => None,
         [only] if tensor.datatype() == DataType::Bool => Some((only != 0.0).to_string()),
@@ -291,29 +291,6 @@ fn element(tensor: &Tensor) -> Option<String> {
             );
             Some(best.to_string())
         }
-    }
-}
-
-/// The elements as doubles; none of BYTES.
-pub fn numbers(tensor: &Tensor) -> Vec<f64> {
-    fn of<const N: usize>(data: &[u8], read: impl Fn([u8; N]) -> f64) -> Vec<f64> {
-        data.as_chunks::<N>().0.iter().map(|&bytes| read(bytes)).collect()
-    }
-    let data = tensor.data();
-    match tensor.datatype() {
-        DataType::Bool | DataType::Uint8 => of(data, |bytes: [u8; 1]| f64::from(bytes[0])),
-        DataType::Int8 => of(data, |bytes| f64::from(i8::from_le_bytes(bytes))),
-        DataType::Uint16 => of(data, |bytes| f64::from(u16::from_le_bytes(bytes))),
-        DataType::Int16 => of(data, |bytes| f64::from(i16::from_le_bytes(bytes))),
-        DataType::Uint32 => of(data, |bytes| f64::from(u32::from_le_bytes(bytes))),
-        DataType::Int32 => of(data, |bytes| f64::from(i32::from_le_bytes(bytes))),
-        DataType::Uint64 => of(data, |bytes| u64::from_le_bytes(bytes) as f64),
-        DataType::Int64 => of(data, |bytes| i64::from_le_bytes(bytes) as f64),
-        DataType::Fp16 => of(data, |bytes| half::f16::from_le_bytes(bytes).to_f64()),
-        DataType::Bf16 => of(data, |bytes| half::bf16::from_le_bytes(bytes).to_f64()),
-        DataType::Fp32 => of(data, |bytes| f64::from(f32::from_le_bytes(bytes))),
-        DataType::Fp64 => of(data, f64::from_le_bytes),
-        DataType::Bytes => Vec::new(),
     }
 }
 

@@ -132,3 +132,30 @@ fn columns_of_one_name_and_two_kinds_are_in_two_files() {
     assert_eq!(ids(&recorder), rows.iter().map(|row| row.id).collect());
     assert_eq!(recorder.find("e", &HashSet::from([rows[1].id, 7])).unwrap().len(), 1);
 }
+
+#[test]
+fn tensors_come_back_as_they_were_recorded() {
+    let store = tempfile::tempdir().unwrap();
+    let folder = store.path().join("predictions/e");
+    fs::create_dir_all(&folder).unwrap();
+    let tensor = |datatype: DataType| match datatype.size() {
+        None => Tensor::from_byte_strings(vec![2, 62], &["a", ""].repeat(62)).unwrap(),
+        Some(size) => {
+            // Finite in every datatype: of codes that are no numbers one is kept.
+            let most = if datatype == DataType::Bool { 2 } else { 0x7c };
+            let data: Vec<u8> = (0..124 * size).map(|at| (at * 37 % most) as u8).collect();
+            Tensor::new(datatype, vec![2, 62], data).unwrap()
+        }
+    };
+    for (number, datatype) in (0..).zip(DataType::ALL) {
+        let named = NamedTensor { name: "x".into(), tensor: tensor(datatype) };
+        let inputs = vec![Content::Tensor(named)];
+        write(&folder, &Prediction { inputs, ..row(NINE, number, DataType::Fp32) });
+    }
+    let recorder = Recorder::start(store.path(), 1 << 20).unwrap();
+    for (number, datatype) in (0..).zip(DataType::ALL) {
+        let found = recorder.get("e", u128::from(NINE) << 80 | number).unwrap().unwrap();
+        let Content::Tensor(x) = &found.inputs[0] else { panic!("{found:?}") };
+        assert_eq!(x.tensor, tensor(datatype), "{datatype}");
+    }
+}
