@@ -165,17 +165,17 @@ pub fn graph(
         .each(12, outputs)
 }
 
-/// A model file of operator set 17, with the property `task`.
+/// A model file of operator set 19, with the property `task`.
 pub fn model(graph: Message) -> Vec<u8> {
     model_with(graph, "task", "testing")
 }
 
-/// A model file of operator set 17, with one property.
+/// A model file of operator set 19, with one property.
 pub fn model_with(graph: Message, property: &str, value: &str) -> Vec<u8> {
-    let operators = Message::default().bytes(1, "").number(2, 17);
+    let operators = Message::default().bytes(1, "").number(2, 19);
     let property = Message::default().bytes(1, property).bytes(2, value);
     Message::default()
-        .number(1, 8)
+        .number(1, 9)
         .bytes(2, "berth")
         .bytes(7, graph)
         .bytes(8, operators)

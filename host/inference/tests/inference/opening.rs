@@ -268,7 +268,7 @@ fn a_model_describes_itself() {
         model.properties().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(
         properties,
-        [("opset", "17"), ("producer", "berth"), ("graph", "graph"), ("metadata.task", "testing")]
+        [("opset", "19"), ("producer", "berth"), ("graph", "graph"), ("metadata.task", "testing")]
     );
     for (key, value, expected) in [
         // Not what the host says of it.
@@ -286,7 +286,7 @@ fn a_model_describes_itself() {
         );
         let model = open(&runtime, &model_with(identity, key, value)).unwrap();
         let [opset, rest @ ..] = model.properties() else { panic!("no properties") };
-        assert_eq!(opset, &("opset".to_owned(), "17".to_owned()));
+        assert_eq!(opset, &("opset".to_owned(), "19".to_owned()));
         let own = rest.iter().find(|(key, _)| key != "producer" && key != "graph");
         let own = own.map(|(key, value)| (key.as_str(), value.clone()));
         assert_eq!(own, expected, "{key:?} = {value:?}");
