@@ -203,7 +203,7 @@ fn input(value: &Value) -> Read<Input> {
     let datatype = good(DataType::from_name(&text(good(object.get("datatype"))?)?))?;
     optional(object, "parameters", parameters)?;
     // However few elements there are.
-    good((!matches!(datatype, DataType::Fp16 | DataType::Bf16)).then_some(()))?;
+    good(has_json(datatype).then_some(()))?;
     let shape = good(good(object.get("shape"))?.as_array().filter(|shape| shape.len() <= 64))?;
     let dimension = |value: &Value| good(value.as_u64().filter(|&it| it <= i64::MAX as u64));
     let shape = shape.iter().map(dimension).collect::<Read<Vec<_>>>()?;
@@ -225,6 +225,11 @@ fn input(value: &Value) -> Read<Input> {
     }
     let elements = flat.into_iter().map(|value| element(datatype, value)).collect::<Read<_>>()?;
     Ok(Input { name, datatype, shape, elements })
+}
+
+fn has_json(datatype: DataType) -> bool {
+    let name = datatype.name();
+    !matches!(name, "FP16" | "BF16") && !name.starts_with("FLOAT8")
 }
 
 trait ProductChecked {
@@ -287,7 +292,7 @@ fn element(datatype: DataType, value: &Value) -> Read<Element> {
             let text = good(value.as_str())?;
             Element::Exact([&(text.len() as u32).to_le_bytes(), text.as_bytes()].concat())
         }
-        DataType::Fp16 | DataType::Bf16 => return Err(Not::Good),
+        _ => return Err(Not::Good),
     })
 }
 

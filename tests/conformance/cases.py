@@ -20,7 +20,7 @@ import onnxruntime
 from onnx import TensorProto, numpy_helper
 from onnx.backend.test.case.node import collect_testcases
 
-# Datatypes of the Open Inference Protocol by those of ONNX; others go by ONNX's name.
+# Datatypes of the Open Inference Protocol by those of ONNX; others go by ONNX's name, as in Berth.
 PROTOCOL = {
     TensorProto.BOOL: "BOOL",
     TensorProto.UINT8: "UINT8",

@@ -29,8 +29,8 @@ const VARIANTS: usize = 64;
 #[derive(Serialize)]
 struct Line<'a> {
     name: &'a str,
-    /// What of its values the protocol does not have: a datatype, or a kind of value.
-    beyond_protocol: Option<&'a str>,
+    /// What of its values Berth does not serve: a datatype, or a kind of value.
+    unserved: Option<&'a str>,
     /// A datatype of its values that has no JSON form.
     beyond_json: Option<&'a str>,
     python: &'a Option<Outcome>,
@@ -62,7 +62,7 @@ fn what_passes_in_python_passes_here() {
         }
         lines.push(Line {
             name: &case.name,
-            beyond_protocol: case.beyond_protocol(),
+            unserved: case.unserved(),
             beyond_json: case.beyond_json(),
             python: &case.python,
             library,
@@ -92,10 +92,7 @@ fn what_passes_in_python_passes_on_a_gpu() {
     let options = ModelOptions { providers, ..ModelOptions::default() };
     let outcomes = through_library(&cases, &runtime, &options);
     let python = |case: &Case| case.python.as_ref().is_some_and(Outcome::passed);
-    let due = || {
-        let both = cases.cases.iter().zip(&outcomes);
-        both.filter(|(case, _)| python(case) && case.beyond_protocol().is_none())
-    };
+    let due = || cases.cases.iter().zip(&outcomes).filter(|(case, _)| python(case));
     let wrong: Vec<_> = due()
         .filter(|(_, outcome)| !outcome.passed())
         .map(|(case, outcome)| format!("{}: {outcome:?}", case.name))
@@ -112,20 +109,13 @@ fn problems(case: &Case, library: &Outcome, http: &Outcome) -> Vec<(&'static str
         Outcome::Unsupported(reason) => reason.to_lowercase().contains(&name.to_lowercase()),
         _ => false,
     };
-    match case.beyond_protocol() {
-        // What Python's ONNX Runtime refuses is refused for the same reason.
-        Some(name) if python && !named(library, name) => {
-            problems.push(("through the crate", format!("{library:?} does not name {name}")));
-        }
-        Some(name) if !matches!(library, Outcome::Unsupported(_)) => {
-            problems.push(("through the crate", format!("{library:?}, with a {name}")));
-        }
-        None if python && !library.passed() => {
-            problems.push(("through the crate", format!("{library:?}, and Python passes")));
-        }
-        _ => {}
-    }
     let opened = !matches!(library, Outcome::Unsupported(_));
+    if python && !library.passed() {
+        problems.push(("through the crate", format!("{library:?}, and Python passes")));
+    }
+    if let Some(name) = case.unserved().filter(|_| opened) {
+        problems.push(("through the crate", format!("{library:?}, with a {name}")));
+    }
     match case.beyond_json().filter(|_| opened) {
         Some(name) if !named(http, name) => {
             problems.push(("through HTTP", format!("{http:?} does not name {name}")));
@@ -151,7 +141,7 @@ fn through_library(cases: &Cases, runtime: &Runtime, options: &ModelOptions) -> 
             Err(OpenError::Unsupported { problem, .. }) => return Outcome::Unsupported(problem),
             Err(error) => return Outcome::Failed(error.to_string()),
         };
-        if let Some(name) = case.beyond_protocol() {
+        if let Some(name) = case.unserved() {
             return Outcome::Failed(format!("a model with {name} opened"));
         }
         let deadline = Instant::now() + Duration::from_secs(60);

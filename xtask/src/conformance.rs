@@ -30,7 +30,7 @@ struct Results {
 #[derive(Deserialize)]
 struct Case {
     name: String,
-    beyond_protocol: Option<String>,
+    unserved: Option<String>,
     beyond_json: Option<String>,
     /// None where its values are no tensors.
     python: Option<Outcome>,
@@ -70,7 +70,7 @@ pub(crate) fn cases(metadata: &Metadata) -> Result<PathBuf> {
 }
 
 /// Runs all cases, prints what came of them and writes `docs/conformance.md`; an error when one
-/// that passes in Python does not pass here, and that for no want of a name for its datatype.
+/// that passes in Python does not pass here.
 pub(crate) fn run() -> Result<()> {
     let built = build::for_tests()?;
     let folder = cases(&built.metadata)?;
@@ -102,8 +102,6 @@ impl Results {
         let tensors = || self.cases.iter().filter(|case| case.python.is_some());
         let passed: Vec<_> = tensors().filter(|case| python(case).is("passed")).collect();
         let here = passed.iter().filter(|case| case.library.is("passed")).count();
-        let lacking: Vec<_> =
-            passed.iter().filter_map(|case| case.beyond_protocol.as_ref()).collect();
         let others: Vec<_> = self.cases.iter().filter(|case| case.python.is_none()).collect();
         let beyond = others.iter().filter(|case| case.library.is("unsupported")).count();
         let json = tensors().filter(|case| case.library.is("passed") && case.beyond_json.is_none());
@@ -112,16 +110,15 @@ impl Results {
         });
         format!(
             "# Conformance\n\n\
-             Written by `cargo xtask conformance`, which runs the ONNX project's backend node tests (`onnx` {}: models of one operator or a few, with inputs and the outputs that are expected) in three ways: on Python's onnxruntime, through `host/inference`, and through HTTP `/infer` on the real binary; all with ONNX Runtime {}. An output is right when its datatype and shape are those expected and its values are within the case's tolerance, as the ONNX project's own runner has it. The command fails when a case that passes in Python does not pass here, unless it has a datatype that the Open Inference Protocol lacks and its model is refused by that name; `cargo xtask test` runs the same.\n\n\
+             Written by `cargo xtask conformance`, which runs the ONNX project's backend node tests (`onnx` {}: models of one operator or a few, with inputs and the outputs that are expected) in three ways: on Python's onnxruntime, through `host/inference`, and through HTTP `/infer` on the real binary; all with ONNX Runtime {}. An output is right when its datatype and shape are those expected and its values are within the case's tolerance, as the ONNX project's own runner has it. The command fails when a case that passes in Python does not pass here; `cargo xtask test` runs the same.\n\n\
              ## Cases whose values are tensors\n\n{}\n\
-             Of the {} that pass in Python, {here} pass through the crate; the other {} have a datatype that the Open Inference Protocol lacks. Their models are refused by its name: ONNX Runtime would run them, but neither a client nor a plugin could be told what they take, as `berth:plugin`, whose enums do not grow, has the protocol's datatypes too. Of those that pass through the crate, {json} have a JSON form, and {answered} of these pass through HTTP.\n\n\
+             Of the {} that pass in Python, {here} pass through the crate. Of those that pass through the crate, {json} have a JSON form, and {answered} of these pass through HTTP.\n\n\
              ## What is unsupported, and why\n\nOf all {} cases: {} more than above, whose values are no tensors, {beyond} of which are unsupported here.\n\n{}\n\
              ## What fails in Python and here\n\n{}",
             self.onnx,
             self.onnxruntime,
             self.counts(),
             passed.len(),
-            lacking.len(),
             self.cases.len(),
             others.len(),
             self.unsupported(),
@@ -207,10 +204,10 @@ fn reason(case: &Case, outcome: &Outcome) -> String {
         runtime("no such operator for these datatypes")
     } else if said("Python's package") {
         "Python's package makes no tensor of the datatype".to_owned()
-    } else if let Some(name) = &case.beyond_protocol {
+    } else if let Some(name) = &case.unserved {
         match name.as_str() {
             "sequence" | "optional" | "map" => format!("values that are no tensors: {name}"),
-            _ => format!("{name} is no datatype of the Open Inference Protocol"),
+            _ => format!("{name} is no datatype that Berth serves"),
         }
     } else if let Some(name) = case.beyond_json.as_ref().filter(|_| said("no JSON form")) {
         format!("{name} has no JSON form")

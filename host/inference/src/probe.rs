@@ -42,12 +42,16 @@ const UNEVEN: [f64; 3] = [1.0, 0.0625, 16.0];
 /// A model with larger inputs is not probed, in bytes for a row.
 const LARGEST: u64 = 64 << 20;
 /// How far the results of floating-point outputs may be apart, absolutely and relatively; sums are
-/// taken in another order when there are more rows.
-const TOLERANCE: [(DataType, f64, f64); 4] = [
+/// taken in another order when there are more rows, so that what is rounded is a step away.
+const TOLERANCE: [(DataType, f64, f64); 8] = [
     (DataType::Fp64, 1e-6, 1e-6),
     (DataType::Fp32, 1e-5, 1e-3),
     (DataType::Fp16, 1e-2, 1e-2),
     (DataType::Bf16, 1e-1, 1e-1),
+    (DataType::Float8E4M3Fn, 1e-1, 1.5e-1),
+    (DataType::Float8E4M3Fnuz, 1e-1, 1.5e-1),
+    (DataType::Float8E5M2, 1e-1, 3e-1),
+    (DataType::Float8E5M2Fnuz, 1e-1, 3e-1),
 ];
 
 /// Whether requests for a model may run as one.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use berth_inference::{InferenceError, Lane, Model, Opened};
 use berth_monitor::EndpointMetrics;
+use berth_plugin::model::has_name;
 use berth_plugin::processor::Signature;
 use berth_plugin::{
     Bindings, Body, BoundModel, Call, CallError, Evaluation, Processor, Reply, Reports, Request,
@@ -444,16 +445,19 @@ impl LiveRevision {
     }
 }
 
-/// Refuses tensors that the processor's signature does not take.
+/// Refuses tensors that the processor's signature does not take, or that it could not be told of.
 fn check_inputs(inputs: &[NamedTensor], signature: &Signature) -> Result<(), CallError> {
-    if signature.inputs.is_empty() {
-        return Ok(());
-    }
     for NamedTensor { name, tensor } in inputs {
         let taken = signature.inputs.iter().find(|input| input.name == *name);
         let problem = match taken {
             Some(taken) => taken.mismatch(tensor),
-            None => Some("the processor takes no such input".to_owned()),
+            None if !signature.inputs.is_empty() => {
+                Some("the processor takes no such input".to_owned())
+            }
+            None if !has_name(tensor.datatype()) => {
+                Some(format!("a processor takes no tensor of {}", tensor.datatype()))
+            }
+            None => None,
         };
         if let Some(problem) = problem {
             return Err(CallError::Caller(format!("input {name:?}: {problem}")));

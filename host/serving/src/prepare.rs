@@ -10,6 +10,7 @@ use berth_inference::{Batching, Lane, ModelOptions, OpenError, Opened, Runtime};
 use berth_monitor::EndpointMetrics;
 use berth_monitor::predictions::Recorder;
 use berth_plugin::engine::Engines;
+use berth_plugin::model::has_name;
 use berth_plugin::{
     Asset, Bindings, BoundModel, CallError, Compiled, CreateError, Evaluation, Observation, Policy,
     Processor, Sink,
@@ -280,6 +281,7 @@ impl Workshop {
         let way = match (&variant.processor, component) {
             (Some(plugin), Some(component)) => {
                 check_wants(revision, variant, &component)?;
+                check_names(variant, &models)?;
                 let name = variant.name.as_str();
                 let sink = Arc::new(VariantSink::new(endpoint, name, plugin, &self.traps));
                 let bindings = Arc::new(Bindings {
@@ -426,6 +428,23 @@ fn check_wants(
     }
     if let Some(problem) = unknown(variant.assets.keys().collect(), &manifest.assets) {
         return Err(SpecError::new(key("assets"), problem).into());
+    }
+    Ok(())
+}
+
+/// Refuses models for a processor that it could not be told of.
+fn check_names(variant: &PinnedVariant, models: &[BoundModel]) -> Result<(), ControlError> {
+    for BoundModel { role, name, model } in models {
+        let inputs = model.inputs().iter().map(|input| ("input", input));
+        let mut ports = inputs.chain(model.outputs().iter().map(|output| ("output", output)));
+        if let Some((side, port)) = ports.find(|(_, port)| !has_name(port.datatype)) {
+            let key = format!("variants.{}.models.{role}", variant.name);
+            let problem = format!(
+                "{side} {:?} of {name} is {}, which plugins have no name for: serve the model without a processor, or have it cast to another datatype",
+                port.name, port.datatype
+            );
+            return Err(SpecError::new(key, problem).into());
+        }
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
-//! The element types of the Open Inference Protocol.
+//! The element types of the Open Inference Protocol, and four of ONNX's that it has no names for.
 
 use serde::{Deserialize, Serialize};
 
-/// The type of a tensor's elements, named as in the Open Inference Protocol.
+/// The type of a tensor's elements, named as in the Open Inference Protocol; the floats of 8 bits, which
+/// it lacks, as in ONNX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum DataType {
@@ -34,11 +35,19 @@ pub enum DataType {
     Bf16,
     /// Byte strings of any length: four bytes of length, little endian, then the bytes.
     Bytes,
+    /// 8 bits, of which 4 are the exponent and 3 the mantissa: up to 448, no infinities.
+    Float8E4M3Fn,
+    /// 8 bits, of which 4 are the exponent and 3 the mantissa: up to 240, neither infinities nor -0.
+    Float8E4M3Fnuz,
+    /// 8 bits, of which 5 are the exponent and 2 the mantissa: up to 57344, as IEEE 754 would have them.
+    Float8E5M2,
+    /// 8 bits, of which 5 are the exponent and 2 the mantissa: up to 57344, neither infinities nor -0.
+    Float8E5M2Fnuz,
 }
 
 impl DataType {
     /// Every datatype.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::Bool,
         Self::Uint8,
         Self::Uint16,
@@ -53,9 +62,13 @@ impl DataType {
         Self::Fp64,
         Self::Bf16,
         Self::Bytes,
+        Self::Float8E4M3Fn,
+        Self::Float8E4M3Fnuz,
+        Self::Float8E5M2,
+        Self::Float8E5M2Fnuz,
     ];
 
-    /// The protocol's name, such as `FP32`.
+    /// The protocol's name, such as `FP32`, or ONNX's, such as `FLOAT8E4M3FN`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Bool => "BOOL",
@@ -72,6 +85,10 @@ impl DataType {
             Self::Fp64 => "FP64",
             Self::Bf16 => "BF16",
             Self::Bytes => "BYTES",
+            Self::Float8E4M3Fn => "FLOAT8E4M3FN",
+            Self::Float8E4M3Fnuz => "FLOAT8E4M3FNUZ",
+            Self::Float8E5M2 => "FLOAT8E5M2",
+            Self::Float8E5M2Fnuz => "FLOAT8E5M2FNUZ",
         }
     }
 
@@ -84,6 +101,9 @@ impl DataType {
     pub fn size(self) -> Option<usize> {
         match self {
             Self::Bool | Self::Uint8 | Self::Int8 => Some(1),
+            Self::Float8E4M3Fn | Self::Float8E4M3Fnuz | Self::Float8E5M2 | Self::Float8E5M2Fnuz => {
+                Some(1)
+            }
             Self::Uint16 | Self::Int16 | Self::Fp16 | Self::Bf16 => Some(2),
             Self::Uint32 | Self::Int32 | Self::Fp32 => Some(4),
             Self::Uint64 | Self::Int64 | Self::Fp64 => Some(8),

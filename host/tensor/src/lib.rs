@@ -1,6 +1,6 @@
 //! Values that every stage of Berth exchanges.
 //!
-//! - [`datatype`]: the element types of the Open Inference Protocol
+//! - [`datatype`]: the element types of the Open Inference Protocol, and ONNX's floats of 8 bits
 //! - [`numbers`]: elements as doubles, and back
 //! - [`tensor`]: tensors and the types of tensors
 //! - [`reference`]: names and references to versions, `digits@3`
@@ -8,6 +8,7 @@
 
 pub mod datatype;
 pub mod digest;
+mod float8;
 pub mod numbers;
 pub mod reference;
 pub mod tensor;

@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 
+use crate::float8::Float8;
 use crate::{DataType, Tensor};
 
 impl Tensor {
@@ -21,6 +22,10 @@ impl Tensor {
             DataType::Fp32 => |it| f32::from_le_bytes(array(it)).into(),
             DataType::Fp64 => |it| f64::from_le_bytes(array(it)),
             DataType::Bf16 => |it| bf16::from_le_bytes(array(it)).into(),
+            DataType::Float8E4M3Fn => |it| Float8::E4M3FN.number(it[0]),
+            DataType::Float8E4M3Fnuz => |it| Float8::E4M3FNUZ.number(it[0]),
+            DataType::Float8E5M2 => |it| Float8::E5M2.number(it[0]),
+            DataType::Float8E5M2Fnuz => |it| Float8::E5M2FNUZ.number(it[0]),
             DataType::Bytes => |_| f64::NAN,
         };
         let (size, data) = match self.datatype().size() {
@@ -53,6 +58,10 @@ impl DataType {
             Self::Fp32 => to.extend((number as f32).to_le_bytes()),
             Self::Fp64 => to.extend(number.to_le_bytes()),
             Self::Bf16 => to.extend(bf16::from_f64(number).to_le_bytes()),
+            Self::Float8E4M3Fn => to.push(Float8::E4M3FN.code(number)),
+            Self::Float8E4M3Fnuz => to.push(Float8::E4M3FNUZ.code(number)),
+            Self::Float8E5M2 => to.push(Float8::E5M2.code(number)),
+            Self::Float8E5M2Fnuz => to.push(Float8::E5M2FNUZ.code(number)),
             Self::Bytes => {}
         }
     }
@@ -91,6 +100,10 @@ mod tests {
             (DataType::Bf16, &[0x80, 0x3f, 0x49, 0xc0], [1.0, -3.140_625]),
             (DataType::Fp32, &[0, 0, 128, 63, 0, 0, 0, 192], [1.0, -2.0]),
             (DataType::Fp64, &[0, 0, 0, 0, 0, 0, 240, 63, 0, 0, 0, 0, 0, 0, 0, 192], [1.0, -2.0]),
+            (DataType::Float8E4M3Fn, &[0x38, 0xfe], [1.0, -448.0]),
+            (DataType::Float8E4M3Fnuz, &[0x40, 0xff], [1.0, -240.0]),
+            (DataType::Float8E5M2, &[0x3c, 0xfc], [1.0, f64::NEG_INFINITY]),
+            (DataType::Float8E5M2Fnuz, &[0x40, 0xff], [1.0, -57344.0]),
         ] {
             let tensor = Tensor::new(datatype, vec![2], data.to_vec()).unwrap();
             assert_eq!(tensor.numbers().collect::<Vec<_>>(), expected, "{datatype}");

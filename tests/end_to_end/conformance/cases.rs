@@ -103,20 +103,20 @@ impl Cases {
 }
 
 impl Case {
-    /// The datatypes of its values, by the protocol's names, or by ONNX's where that has none.
+    /// The datatypes of its values, by Berth's names, or by ONNX's where it has none.
     fn datatypes(&self) -> impl Iterator<Item = &str> {
         self.inputs.iter().chain(&self.outputs).map(|place| place.datatype.as_str())
     }
 
-    /// What of its values the protocol does not have: a datatype, or a kind such as `sequence`.
-    pub(crate) fn beyond_protocol(&self) -> Option<&str> {
+    /// What of its values Berth does not serve: a datatype, or a kind such as `sequence`.
+    pub(crate) fn unserved(&self) -> Option<&str> {
         let datatype = self.datatypes().find(|name| DataType::from_name(name).is_none());
         self.other.first().map(String::as_str).or(datatype)
     }
 
     /// A datatype of its values that has no JSON form.
     pub(crate) fn beyond_json(&self) -> Option<&str> {
-        self.datatypes().find(|name| matches!(*name, "FP16" | "BF16"))
+        self.datatypes().find(|name| matches!(*name, "FP16" | "BF16") || name.starts_with("FLOAT8"))
     }
 }
 

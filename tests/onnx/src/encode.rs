@@ -60,11 +60,17 @@ pub fn element(datatype: DataType) -> i64 {
         DataType::Uint32 => 12,
         DataType::Uint64 => 13,
         DataType::Bf16 => 16,
+        DataType::Float8E4M3Fn => 17,
+        DataType::Float8E4M3Fnuz => 18,
+        DataType::Float8E5M2 => 19,
+        DataType::Float8E5M2Fnuz => 20,
     }
 }
 
-/// ONNX's number for a datatype that the protocol lacks.
+/// ONNX's numbers for types that are none of [`DataType`].
 pub const COMPLEX64: i64 = 14;
+/// Two elements in a byte.
+pub const INT4: i64 = 22;
 
 /// A tensor type by ONNX's number of its datatype; -1 is a dimension that varies, each by itself, no
 /// shape at all an unknown rank.

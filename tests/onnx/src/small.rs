@@ -85,10 +85,10 @@ pub fn slow_to_open() -> Vec<u8> {
     model(graph(&nodes, &constants, &[port("x")], &[port("y")]))
 }
 
-/// `y = x`, from FP32 of any length to FP16.
-pub fn to_half() -> Vec<u8> {
-    let (x, y) = (port("x", DataType::Fp32, &[-1]), port("y", DataType::Fp16, &[-1]));
-    model(graph(&[cast("x", "y", DataType::Fp16)], &[], &[x], &[y]))
+/// `y = x`, of any length, from one datatype to another.
+pub fn casts(from: DataType, to: DataType) -> Vec<u8> {
+    let (x, y) = (port("x", from, &[-1]), port("y", to, &[-1]));
+    model(graph(&[cast("x", "y", to)], &[], &[x], &[y]))
 }
 
 fn cast(from: &str, to: &str, datatype: DataType) -> Message {

@@ -67,7 +67,12 @@ pub(super) fn tensor(
             data.extend_from_slice(text.as_bytes());
             Ok(())
         }),
-        DataType::Fp16 | DataType::Bf16 => Err(Fault::Value(format!(
+        DataType::Fp16
+        | DataType::Bf16
+        | DataType::Float8E4M3Fn
+        | DataType::Float8E4M3Fnuz
+        | DataType::Float8E5M2
+        | DataType::Float8E5M2Fnuz => Err(Fault::Value(format!(
             "{datatype} has no JSON form; of the floating-point datatypes, FP32 and FP64 have one"
         ))),
     }?;

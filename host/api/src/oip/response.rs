@@ -53,8 +53,8 @@ pub struct Encoded {
 
 /// Writes the body of an answer; data are flat and row-major. Floating-point numbers are written as
 /// JSON with the fewest digits that read back as the same value, and those that JSON has no form for
-/// as `NaN`, `Infinity` and `-Infinity`. An FP16 or BF16 output, and a BYTES output that is not
-/// UTF-8, is [`OipError::Output`] unless it is asked for as it is. What is asked for as it is
+/// as `NaN`, `Infinity` and `-Infinity`. A floating-point output of 16 or of 8 bits, and a BYTES
+/// output that is not UTF-8, is [`OipError::Output`] unless it is asked for as it is. What is asked for as it is
 /// follows the JSON, in the order of the outputs.
 pub fn encode_infer(response: &InferResponse<'_>) -> Result<Encoded, OipError> {
     let is_binary = |output: &&NamedTensor| response.binary.wants(&output.name);
@@ -152,7 +152,12 @@ fn data(body: &mut Vec<u8>, tensor: &Tensor) -> Result<(), String> {
                 push(body, text);
             }
         }
-        datatype @ (DataType::Fp16 | DataType::Bf16) => {
+        datatype @ (DataType::Fp16
+        | DataType::Bf16
+        | DataType::Float8E4M3Fn
+        | DataType::Float8E4M3Fnuz
+        | DataType::Float8E5M2
+        | DataType::Float8E5M2Fnuz) => {
             return Err(format!("{datatype} has no JSON form; {ASK}"));
         }
     }
@@ -257,6 +262,7 @@ mod tests {
         );
         check(DataType::Fp16, &[0, 0], Err(&format!("FP16 has no JSON form; {ASK}")));
         check(DataType::Bf16, &[0, 0], Err(&format!("BF16 has no JSON form; {ASK}")));
+        check(DataType::Float8E5M2, &[0], Err(&format!("FLOAT8E5M2 has no JSON form; {ASK}")));
     }
 
     #[test]
@@ -291,7 +297,14 @@ mod tests {
                     let count = shape.iter().product::<u64>() as usize;
                     let datatype = DataType::ALL[random() as usize % DataType::ALL.len()];
                     let tensor = match datatype {
-                        DataType::Bytes | DataType::Fp16 | DataType::Bf16 => {
+                        // Of those without a JSON form, strings in their place.
+                        DataType::Bytes
+                        | DataType::Fp16
+                        | DataType::Bf16
+                        | DataType::Float8E4M3Fn
+                        | DataType::Float8E4M3Fnuz
+                        | DataType::Float8E5M2
+                        | DataType::Float8E5M2Fnuz => {
                             let strings: Vec<String> = (0..count)
                                 .map(|_| {
                                     (0..random() % 6)

@@ -135,7 +135,7 @@ pub enum OpenError {
         problem: String,
     },
     /// An input or output is something that cannot be sent or answered.
-    #[error("model {name}: {} has {port} of type {found}, and only tensors of the Open Inference Protocol's datatypes can be served; export the model without it", file.display())]
+    #[error("model {name}: {} has {port} of type {found}, and only tensors of the Open Inference Protocol's datatypes and of floats of 8 bits can be served; export the model without it", file.display())]
     PortType {
         /// The model.
         name: String,
@@ -541,9 +541,9 @@ fn leading(session: &ort::session::Session) -> Result<(), String> {
     shared.map(drop).ok_or_else(|| "it has no inputs".to_owned())
 }
 
-/// A type for people, such as `FLOAT8E4M3FN` or `sequence of FP32`.
+/// A type for people, such as `INT4` or `sequence of FP32`.
 fn type_name(ty: &ValueType) -> String {
-    // What the protocol has no name for goes by ONNX's, which `ort` writes in other letters.
+    // What is no datatype goes by ONNX's name, which `ort` writes in other letters.
     let element = |ty: TensorElementType| match value::datatype(ty) {
         Some(datatype) => datatype.to_string(),
         None => format!("{ty:?}").to_uppercase(),

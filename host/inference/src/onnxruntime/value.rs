@@ -40,6 +40,10 @@ fn element_type(datatype: DataType) -> TensorElementType {
         DataType::Fp64 => TensorElementType::Float64,
         DataType::Bf16 => TensorElementType::Bfloat16,
         DataType::Bytes => TensorElementType::String,
+        DataType::Float8E4M3Fn => TensorElementType::Float8E4M3FN,
+        DataType::Float8E4M3Fnuz => TensorElementType::Float8E4M3FNUZ,
+        DataType::Float8E5M2 => TensorElementType::Float8E5M2,
+        DataType::Float8E5M2Fnuz => TensorElementType::Float8E5M2FNUZ,
     }
 }
 

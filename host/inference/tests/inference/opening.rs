@@ -179,6 +179,7 @@ fn a_model_that_does_not_open_is_named_with_its_file() {
         ))
     };
     check(&runtime, &spare_input(sparse()), &["input \"z\" of type sparse FP32"]);
+    check(&runtime, &spare_input(tensor(INT4, Some(&[1]))), &["input \"z\" of type INT4"]);
     let complex = || tensor(COMPLEX64, Some(&[1]));
     check(&runtime, &one_node("Identity", complex(), complex()), &["cannot run", "complex64"]);
 }

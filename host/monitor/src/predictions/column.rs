@@ -41,7 +41,7 @@ pub(crate) enum Kind {
     Map,
     /// The dimensions of the tensor beside it.
     Shape,
-    /// The elements of a tensor, row-major. Half floats are widened.
+    /// The elements of a tensor, row-major. Floats of 16 and of 8 bits are widened.
     #[serde(untagged)]
     Tensor(DataType),
 }
@@ -77,7 +77,13 @@ impl Kind {
                 DataType::Int16 => (Physical::INT32, integer(16, true)),
                 DataType::Int32 => (Physical::INT32, None),
                 DataType::Int64 => (Physical::INT64, None),
-                DataType::Fp16 | DataType::Bf16 | DataType::Fp32 => (Physical::FLOAT, None),
+                DataType::Fp16
+                | DataType::Bf16
+                | DataType::Fp32
+                | DataType::Float8E4M3Fn
+                | DataType::Float8E4M3Fnuz
+                | DataType::Float8E5M2
+                | DataType::Float8E5M2Fnuz => (Physical::FLOAT, None),
                 DataType::Fp64 => (Physical::DOUBLE, None),
                 DataType::Bytes => (Physical::BYTE_ARRAY, None),
             },
