@@ -605,6 +605,72 @@ fn rewards_of_earlier_requests_are_not_the_rollouts() {
     }
 }
 
+/// Slices of what a rollout's arms answered are those of the next revision: once the rollout is over,
+/// the reward of what the live one had answered is of no slice of its own, and that of what the next
+/// one had is.
+#[test]
+fn rewards_that_come_after_a_rollout_are_in_no_slice_of_another_revision() {
+    for (verb, kept) in [("abort", "live"), ("promote", "next")] {
+        let mut host = Host::start();
+        for policy in ["bandit", "canary"] {
+            host.push("plugin", policy, &plugin(policy));
+        }
+        for add in [1.0, 2.0] {
+            host.push_model("adder", &onnx::adder(add));
+        }
+        let endpoint = |slices: &str, rollout: &str| {
+            format!(
+                "name = \"adder\"\n{USER}slices = [{slices}]\n{rollout}[predictions]\n[routing]\npolicy = \"bandit@1\"\nconfig = {{ interval_ms = 100 }}\n{}{}",
+                bare("one", "adder@1"),
+                bare("two", "adder@2"),
+            )
+        };
+        host.apply(&endpoint("\"region=vip\"", ""));
+        let canary = "rollout = { policy = \"canary@1\", config = { steps = [50, 100], interval_ms = 600_000 } }\n";
+        begin(&host, &endpoint("\"region=eu\", \"region=vip\", \"region=us\"", canary));
+        let status = || host.json(&["rollout", "status", "adder"])["arms"].clone();
+        until("both answer", || status()[1]["share"] == 0.5);
+        let kept = usize::from(kept == "next");
+        let revision = status()[kept]["revision"].as_str().unwrap().to_owned();
+        let mut said = BTreeMap::from([("eu", Vec::new()), ("us", Vec::new())]);
+        for user in 0..60 {
+            for (region, said) in &mut said {
+                let answer = host.send(&ask(&format!("{region}{user}"), region, &[0.0]));
+                if answer.revision() == revision {
+                    said.push(json!({"prediction": id(&answer), "reward": 1}));
+                }
+            }
+        }
+        host.ok(&["rollout", verb, "adder"]);
+        until("the rollout is over", || {
+            host.json(&["rollout", "status", "adder"])["state"] != "rolling"
+        });
+        // What comes in is counted at once, and after a start of the host again.
+        for restarted in [false, true] {
+            for said in said.values() {
+                let count = said.len() as u64;
+                let expected = if restarted { [0, count, 0] } else { [count, 0, 0] };
+                check_said(&host, &json!(said), expected);
+            }
+            let observed = host.json(&["endpoint", "show", "adder"])["observed"].clone();
+            let rewards = |of: &Value| of["values"]["reward"]["count"].as_u64().unwrap_or(0);
+            let sum = |of: &dyn Fn(&Value) -> u64| -> u64 {
+                observed.as_array().unwrap().iter().map(of).sum()
+            };
+            let counts = said.values().map(|said| said.len() as u64);
+            assert_eq!(sum(&rewards), counts.sum::<u64>(), "{verb}: {observed}");
+            for (region, of_region) in [("eu", "eu"), ("us", "us"), ("vip", "")] {
+                let of = |arm: &Value| rewards(&arm["slices"][format!("region={region}")]);
+                let own = said.get(of_region).filter(|_| kept == 1);
+                let expected = own.map_or(0, |said| said.len() as u64);
+                assert_eq!(sum(&of), expected, "{verb}, {region}: {observed}");
+            }
+            host.kill();
+            host.restart();
+        }
+    }
+}
+
 /// The value of a score, and its interval around it.
 fn number(score: &Value, name: &str) -> f64 {
     let value = score[name]["value"].as_f64().unwrap_or(f64::NAN);

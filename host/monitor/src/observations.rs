@@ -147,6 +147,7 @@ impl Observations {
         latency: Duration,
         values: impl Iterator<Item = (&'a str, Sum)>,
     ) {
+        let at = self.declared(at);
         for (part, shards) in self.parts(at) {
             part.counters.get_or_init(|| Counters::new(shards)).note(end, latency);
         }
@@ -166,6 +167,7 @@ impl Observations {
 
     /// A value came in for a request that came to its end before.
     pub fn value(&self, at: Exposed, value: Value<'_>, sum: Sum) {
+        let at = self.declared(at);
         let Some(place) = self.names.place(value) else { return };
         self.sum(at, place, sum);
         if let (Some(unit), Value::Reward) = (at.unit, value) {
@@ -245,6 +247,12 @@ impl Observations {
         }
     }
 
+    /// Without bits that are of no declared slice, wherever they come from.
+    fn declared(&self, at: Exposed) -> Exposed {
+        let bits = (0..self.slices.len().min(SLICES)).fold(0, |bits, bit| bits | 1 << bit);
+        Exposed { slices: at.slices & bits, ..at }
+    }
+
     /// The parts that a request counts in, each with the most places for its counters.
     fn parts(&self, at: Exposed) -> impl Iterator<Item = (&Part, usize)> {
         let parts = &self.arms[at.arm].parts;
@@ -297,6 +305,20 @@ mod tests {
         let second = &next.total()[2].whole;
         assert_eq!((second.requests, second.errors), (8017, 8));
         assert_eq!(counts(second), [0, 8001, 0, 8]);
+    }
+
+    #[test]
+    fn bits_of_no_declared_slice_count_for_nothing() {
+        for declared in [0, 1, SLICES] {
+            let names: Vec<String> = (0..declared).map(|at| format!("a={at}")).collect();
+            let arms = Observations::new(vec![Observed::default()], names);
+            let at = Exposed { slices: u16::MAX, unit: Some(7), ..Exposed::default() };
+            arms.note(at, End::Failed, MS, [].into_iter());
+            arms.reward(at, Sum::of(1.0), (1, false));
+            arms.value(at, Value::Agreement, Sum::of(1.0));
+            let total = &arms.total()[0];
+            assert_eq!((total.slices.len(), total.lately.len()), (declared, declared + 1));
+        }
     }
 
     #[test]

@@ -137,12 +137,13 @@ impl LiveRevision {
             exposure.observations().note(exposure.at, end(error), ended.latency, values());
         }
         if let Some(routed) = self.routed() {
-            let slices = match ended.exposure {
-                Some(_) => self.slices.of(&ended.request.attributes),
-                None => ended.slices,
-            };
             let Drawn { arm, propensity, .. } = *ended.drawn;
-            let at = Exposed { arm, slices, unit: ended.unit, propensity: Some(propensity) };
+            let at = Exposed {
+                arm,
+                slices: self.own_slices(ended),
+                unit: ended.unit,
+                propensity: Some(propensity),
+            };
             // Where it fell back, the drawn variant is judged by its own end.
             let (error, latency) =
                 ended.fallen.map_or((error, ended.latency), |(error, at)| (Some(error), at));
@@ -159,11 +160,22 @@ impl LiveRevision {
             return;
         }
         for &arm in ended.drawn.shadows.iter().filter(|&&arm| arm != ended.answered) {
-            self.shadows.copy(ended, Watched::Variants, arm, self, arm);
+            let at = Exposed { arm, slices: self.own_slices(ended), unit: None, propensity: None };
+            self.shadows.copy(ended, Watched::Variants, at, self, arm);
         }
         if let Some((rolling, next)) = ended.exposure.and_then(Exposure::copy) {
             let variant = next.choose(&ended.request.attributes, ended.prediction).arm;
-            self.shadows.copy(ended, Watched::Arms(Arc::clone(rolling)), 1, next, variant);
+            let at = Exposed { arm: 1, slices: ended.slices, unit: None, propensity: None };
+            self.shadows.copy(ended, Watched::Arms(Arc::clone(rolling)), at, next, variant);
+        }
+    }
+
+    /// The slices of a request as this revision declares them, whose variants are observed by them:
+    /// during a rollout it counts by those of the next one.
+    fn own_slices(&self, ended: &Ended<'_>) -> u16 {
+        match ended.exposure {
+            Some(_) => self.slices.of(&ended.request.attributes),
+            None => ended.slices,
         }
     }
 }

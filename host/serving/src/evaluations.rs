@@ -12,7 +12,7 @@ use crate::documents::{
 use crate::error::ControlError;
 use crate::host::Host;
 use crate::live::LiveRevision;
-use crate::rolling::Endpoint;
+use crate::rolling::{ARMS, Endpoint};
 use crate::routing::{Routed, Standing};
 
 /// A reward, or whether an answer was right, for a request that was answered before.
@@ -24,8 +24,9 @@ pub struct Rewarded<'a> {
     pub revision: &'a str,
     /// The variant that was drawn.
     pub variant: &'a str,
-    /// When the request was answered by an arm of a rollout: when it began, in milliseconds since 1970.
-    pub in_rollout_ms: Option<u64>,
+    /// When the request was answered by an arm of a rollout: that arm, and when the request began, in
+    /// milliseconds since 1970.
+    pub in_rollout: Option<(&'a str, u64)>,
     /// As it was told of the request's end.
     pub unit: Option<u64>,
     /// As it was told of the request's end.
@@ -40,7 +41,7 @@ impl Host {
     /// Counts a reward for the arms that had the request. False where none of them is observed any
     /// more: the revision has gone, or the value is no number.
     pub fn reward(&self, rewarded: &Rewarded<'_>) -> bool {
-        let Rewarded { in_rollout_ms, unit, slices, value, feedback, .. } = *rewarded;
+        let Rewarded { in_rollout, unit, slices, value, feedback, .. } = *rewarded;
         let snapshot = self.snapshot.load();
         let Some(endpoint) = snapshot.live.get(rewarded.endpoint).filter(|_| value.is_finite())
         else {
@@ -50,7 +51,7 @@ impl Host {
         let mut declared = None;
         // What was answered before is no request of this rollout, though its revision is an arm.
         if let Endpoint::Rolling(rolling) = endpoint
-            && in_rollout_ms.is_some_and(|began_ms| began_ms >= rolling.started_ms())
+            && in_rollout.is_some_and(|(_, began_ms)| began_ms >= rolling.started_ms())
         {
             let known = |arm: &usize| rolling.revision(*arm).short() == rewarded.revision;
             if let Some(arm) = (0..2).find(known) {
@@ -68,10 +69,12 @@ impl Host {
             let Some(arm) = variants.iter().position(|name| name == rewarded.variant) else {
                 continue;
             };
-            // During a rollout, slices are those of the next revision.
+            // Slices are those of the revision that answered, in a rollout those of the next one, which
+            // of a rollout that is over are not known any more.
             let observations = routed.observations();
-            let same = declared.is_none_or(|declared| declared == observations.slices());
-            let slices = if same { slices } else { 0 };
+            let own = in_rollout.is_none_or(|(arm, _)| arm == ARMS[1])
+                || declared.is_some_and(|declared| declared == observations.slices());
+            let slices = if own { slices } else { 0 };
             let at = Exposed { arm, slices, unit, propensity: None };
             observations.reward(at, value, feedback);
             counted = true;

@@ -174,7 +174,7 @@ fn count(
         endpoint,
         revision: &of.revision,
         variant: drawn,
-        in_rollout_ms: of.arm.as_ref().map(|_| (of.id >> 80) as u64),
+        in_rollout: of.arm.as_deref().map(|arm| (arm, (of.id >> 80) as u64)),
         unit: of.unit_hash,
         slices: of.slices,
         value,

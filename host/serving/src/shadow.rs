@@ -120,12 +120,12 @@ impl Shadows {
         threads.as_ref().map_or_else(Handle::current, |threads| threads.handle().clone())
     }
 
-    /// A request has its live answer, and `target` is to have a copy of it as this arm.
+    /// A request has its live answer, and `target` is to have a copy of it, which counts by `at`.
     pub(crate) fn copy(
         self: &Arc<Self>,
         ended: &Ended<'_>,
         watched: Watched,
-        arm: usize,
+        at: Exposed,
         target: &Arc<LiveRevision>,
         variant: usize,
     ) {
@@ -140,7 +140,7 @@ impl Shadows {
         queue.bytes += bytes;
         queue.waiting.push_back(Copy {
             watched,
-            at: Exposed { arm, slices: ended.slices, unit: None, propensity: None },
+            at,
             target: Arc::clone(target),
             variant,
             prediction: ended.prediction,
