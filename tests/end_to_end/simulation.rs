@@ -93,6 +93,26 @@ fn the_same_seed_tells_the_same_story() {
 }
 
 #[test]
+fn an_arm_that_always_fails_is_given_nothing_back() {
+    let bandit = |metric: &str| {
+        routing(&format!("[routing]\npolicy = \"bandit@1\"\nconfig = {{ metric = {metric:?} }}\n"))
+    };
+    let errors = "[arms.main]\nerror_rate = 0.002\n[arms.other]\nerror_rate = 1.0\n";
+    let rewards = "[arms.main]\nreward = { mean = 5.0, deviation = 0 }\n[arms.other]\nreward = { mean = 3.0, deviation = 0 }\n";
+    for (metric, arms) in [("errors", errors), ("reward", rewards)] {
+        let traffic = format!("{}{arms}", USERS.replace("6h", "4h"));
+        for seed in 1..=3 {
+            let story = story(&bandit(metric), &traffic, "bandit", seed);
+            let points = story["points"].as_array().unwrap();
+            let late = points.iter().filter(|point| point["from"].as_f64().unwrap() > 1800.0);
+            let shares: Vec<f64> = late.map(|at| at["shares"][1].as_f64().unwrap()).collect();
+            assert!(shares.len() > 10, "{metric}, seed {seed}: {shares:?}");
+            assert!(shares.iter().all(|&share| share < 0.06), "{metric}, seed {seed}: {shares:?}");
+        }
+    }
+}
+
+#[test]
 fn a_rollout_ends_as_the_next_revision_deserves() {
     let broken_at_once = "[arms.next]\nerror_rate = 0.1\n";
     let slow = "[arms.next]\nlatency = { median_ms = 60, p99_ms = 900 }\n";

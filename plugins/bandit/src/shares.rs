@@ -86,14 +86,15 @@ fn posteriors(config: &Config, values: &[Values]) -> Option<Vec<Posterior>> {
                 .collect(),
         ),
         // By their mean as soon as one arm has others than 0 and 1.
-        None => values
-            .iter()
-            .map(|values| {
-                let mut estimate = values.estimate();
+        None => {
+            let all = values.iter().fold(Values::default(), |all, values| all.with(values));
+            let each = values.iter().map(|values| {
+                let mut estimate = values.estimate_among(&all);
                 estimate.value *= if higher { 1.0 } else { -1.0 };
                 Posterior::of_mean(estimate)
-            })
-            .collect(),
+            });
+            each.collect()
+        }
     }
 }
 
@@ -273,6 +274,11 @@ mod tests {
         check(lower, &["a", "b"], &[of(10.0), of(10.5)], &[0.9214, 0.0786], "");
         let same = (400, 280.0, 196.0);
         check("{}", &["a", "b"], &[same, same], &[0.5, 0.5], "do not differ");
+        // Each arm earns the same again and again, but not what the others earn.
+        let always = |value: f64| (100, 100.0 * value, 100.0 * value * value);
+        let of = [always(3.0), always(4.0), always(5.0)];
+        check("{}", &THREE, &of, &[0.05, 0.05, 0.9], "c is the best with 100.0 %");
+        check(lower, &["a", "b"], &[always(3.0), always(5.0)], &[1.0, 0.0], "a is the best");
     }
 
     #[test]

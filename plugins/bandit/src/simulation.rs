@@ -51,6 +51,50 @@ fn run(text: &str, rates: [[f64; 3]; 2], seed: u64) -> (f64, Vec<f64>) {
     (earned / (LOOKS * REQUESTS) as f64, shares)
 }
 
+/// Looks every ten seconds at arms each of which earns the same again and again, of as many requests
+/// as its share gives it, and answers each arm's share at every look once all have had enough.
+fn constant(text: &str, each: [f64; 2], seed: u64) -> Vec<f64> {
+    let config = config::parse::<Config>(text).unwrap();
+    let mut random = Random::new(seed);
+    let mut observed = Observed::new(&["a", "b"]);
+    let (mut counts, mut plan, mut shares) = ([0u64; 2], None, Vec::new());
+    for look in 0..1000 {
+        observed.now_ms = look * 10_000;
+        for (arm, (&count, value)) in (0..).zip(counts.iter().zip(each)) {
+            let (sum, sum_of_squares) = (count as f64 * value, count as f64 * value * value);
+            observed.put(arm, "reward", None, Measure { count, sum, sum_of_squares });
+        }
+        let evaluation = evaluate(&config, &observed, plan).unwrap();
+        let share = evaluation.arms[1].weight;
+        plan = Some(evaluation.plan);
+        if look > 20 {
+            shares.push(share);
+        }
+        for _ in 0..20 {
+            counts[usize::from(random.chance(share))] += 1;
+        }
+    }
+    shares
+}
+
+#[test]
+fn an_arm_that_always_earns_the_same_keeps_what_it_deserves() {
+    let lower = r#"{"better": "lower"}"#;
+    for (text, each, expected) in [
+        ("{}", [0.0, 1.0], 0.95),
+        (lower, [0.0, 1.0], 0.05),
+        ("{}", [1.0, 0.0], 0.05),
+        ("{}", [3.0, 5.0], 0.95),
+        (lower, [3.0, 5.0], 0.05),
+    ] {
+        for seed in 0..5 {
+            let shares = constant(text, each, seed);
+            let off = shares.iter().find(|share| (**share - expected).abs() > 0.01);
+            assert_eq!(off, None, "{text} {each:?}, seed {seed}");
+        }
+    }
+}
+
 /// Of several seeds, the mean reward and the mean share of each arm at the end.
 fn mean(text: &str, rates: [[f64; 3]; 2]) -> (f64, [f64; 3]) {
     const SEEDS: u64 = 6;

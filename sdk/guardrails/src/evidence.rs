@@ -238,12 +238,13 @@ impl Values {
         (self.count as f64 / self.alike.max(1.0)) as u64
     }
 
-    /// As a rate, when all values are 0 or 1: of so many values as tell as much if each were of
-    /// another unit.
+    /// As a rate, when all values are 0 or 1, but for what rounding does to sums that were weighed: of
+    /// so many values as tell as much if each were of another unit.
     pub fn rate(&self) -> Option<Proportion> {
-        let binary = (self.sum - self.squares).abs() <= 1e-9 * self.squares.max(1.0)
-            && self.sum >= 0.0
-            && self.sum <= self.count as f64;
+        let rounding = 1e-9 * self.squares.max(1.0);
+        let binary = (self.sum - self.squares).abs() <= rounding
+            && self.sum >= -rounding
+            && self.sum <= self.count as f64 + rounding;
         let trials = self.units();
         let successes = || ((self.mean() * trials as f64).round() as u64).min(trials);
         binary.then(|| Proportion { successes: if trials == 0 { 0 } else { successes() }, trials })
@@ -259,6 +260,20 @@ impl Values {
             }
         };
         Estimate { units: self.units(), ..estimate }
+    }
+
+    /// The mean and its error, where values are not all 0 or 1 and may all be the same, by how far `all`
+    /// values of all arms are apart: before any came, the arm's are taken to be as far apart as those,
+    /// with the weight of one observation. Their variance is then (v + (n − 1) s²) / n, of n values
+    /// with variance s² and of `all` with variance v (the scaled inverse chi-squared posterior of one
+    /// degree of freedom before: Gelman and others 2013, Bayesian Data Analysis, sections 2.6 and
+    /// 3.3). Not known where all values of all arms are the same.
+    pub fn estimate_among(&self, all: &Self) -> Estimate {
+        let (own, all) = (self.moments(), all.moments());
+        let count = self.count as f64;
+        let variance = (all.variance() + (count - 1.0) * own.variance()) / count;
+        let variance = variance / count * self.alike.max(1.0);
+        Estimate { value: self.mean(), variance, units: self.units() }
     }
 
     fn moments(&self) -> Moments {
@@ -355,6 +370,43 @@ mod tests {
         observed.measures.truncate(1);
         assert_eq!(Metric::Errors.observed(&observed, 1, &[], Since::Beginning).alike, 1.0);
         assert_eq!(Metric::Latency.observed(&observed, 1, &[], Since::Beginning).count, 0);
+    }
+
+    #[test]
+    fn rounding_keeps_a_rate_a_rate() {
+        // Sums of values that were weighed, of so many, and how many of them are 1.
+        let of = |count: u64, sum: f64, squares: f64| Values { count, sum, squares, alike: 1.0 };
+        for (values, ones) in [
+            (of(1000, 1000.0 * (1.0 + 3e-16), 1000.0), Some(1000)),
+            (of(1000, 1000.0 + 1e-10, 1000.0 + 2e-10), Some(1000)),
+            (of(1000, -1e-13, 1e-13), Some(0)),
+            (of(1000, 500.0, 500.0 + 1e-10), Some(500)),
+            (of(1000, 1000.1, 1000.1), None),
+            (of(1000, 3000.0, 9000.0), None),
+            (of(1000, -1.0, 1.0), None),
+        ] {
+            let successes = values.rate().map(|rate| rate.successes);
+            assert_eq!(successes, ones, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn values_that_are_all_the_same_are_as_sure_as_one_more_would_make_them() {
+        let same = |count: u64, value: f64| {
+            let n = count as f64;
+            Values { count, sum: n * value, squares: n * value * value, alike: 1.0 }
+        };
+        let (three, five) = (same(100, 3.0), same(100, 5.0));
+        let both = three.with(&five);
+        // Of both, the variance is 200/199; of each mean that by 100 by 100.
+        let estimate = three.estimate_among(&both);
+        assert_eq!((estimate.value, estimate.units), (3.0, 100));
+        assert!((estimate.variance / (200.0 / 199.0 / 1e4) - 1.0).abs() < 1e-12, "{estimate:?}");
+        // Where they differ, that counts for nearly all; where all are the same, nothing is known.
+        let apart = Values { squares: 1000.0, ..same(100, 3.0) };
+        let ratio = apart.estimate_among(&both).variance / apart.estimate().variance;
+        assert!((ratio - 1.0).abs() < 0.01, "{ratio}");
+        assert_eq!(three.estimate_among(&three.with(&three)).variance, 0.0);
     }
 
     #[test]
