@@ -174,21 +174,27 @@ impl Client {
         &self,
         sent: Result<Response<Body>, ureq::Error>,
     ) -> anyhow::Result<(StatusCode, Value)> {
-        let mut response = match sent {
-            Ok(response) => response,
-            Err(error) => bail!(
+        let mut response = sent.map_err(|error| {
+            let problem = format!(
                 "no answer from a host at {}: {error}; is `berth serve` running there? (--admin or BERTH_ADMIN)",
                 self.admin
-            ),
-        };
+            );
+            NoAnswer(problem)
+        })?;
         let status = response.status();
         let text = response.body_mut().with_config().limit(1 << 30).read_to_string();
-        let text = text.context("the host's answer broke off")?;
+        let text =
+            text.map_err(|error| NoAnswer(format!("the host's answer broke off: {error}")))?;
         let value = serde_json::from_str(&text)
             .with_context(|| format!("the host at {} answered {status} and no JSON", self.admin))?;
         Ok((status, value))
     }
 }
+
+/// There is no host, or it has gone.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NoAnswer(String);
 
 fn settled(status: StatusCode, answer: Value) -> anyhow::Result<Value> {
     if status.is_success() {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
-use crate::client::Client;
+use crate::client::{Client, NoAnswer};
 use crate::serve::say;
-use crate::table::{cell, print, print_json, time};
+use crate::table::{cell, lies, print, print_json, time};
 
 /// How often a rollout that is watched is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -72,11 +72,23 @@ fn path(endpoint: &str) -> String {
 }
 
 /// On a terminal each look takes the place of the one before; elsewhere each that differs follows it.
+/// A host that was there and has gone may be starting anew.
 fn watch(client: &Client, endpoint: &str) -> anyhow::Result<()> {
     let in_place = std::io::stdout().is_terminal() && !client.json;
-    let mut last = Value::Null;
+    let (mut last, mut gone) = (Value::Null, false);
     loop {
-        let rollout = client.get(&path(endpoint))?;
+        let rollout = match client.get(&path(endpoint)) {
+            Err(error) if error.is::<NoAnswer>() && !last.is_null() => {
+                if !gone {
+                    eprintln!("{error}: waiting until there is one again");
+                }
+                gone = true;
+                std::thread::sleep(LOOK);
+                continue;
+            }
+            answer => answer?,
+        };
+        gone = false;
         if in_place {
             // Home, and all below is cleared.
             say("\x1b[H\x1b[J");
@@ -154,19 +166,16 @@ const NUMBERS: [&str; 6] =
 fn numbers(of: &Value, values: &BTreeSet<&String>) -> Vec<String> {
     let counts = ["requests", "errors", "refused"].map(|key| cell(&of[key]));
     let rates =
-        [lies(&of["error_rate"], 100.0), lies(&of["median_ms"], 1.0), lies(&of["p99_ms"], 1.0)];
-    let means = values.iter().map(|name| lies(&of["means"][name.as_str()], 1.0));
+        [told(&of["error_rate"], 100.0), told(&of["median_ms"], 1.0), told(&of["p99_ms"], 1.0)];
+    let means = values.iter().map(|name| told(&of["means"][name.as_str()], 1.0));
     counts.into_iter().chain(rates).chain(means).collect()
 }
 
-/// A number and where the truth lies: `0.31 (0.12 to 0.8)`.
-fn lies(value: &Value, unit: f64) -> String {
+/// A number and where the truth lies, as far as that is known.
+fn told(value: &Value, unit: f64) -> String {
     let number = |key: &str| value[key].as_f64().map(|number| significant(number * unit));
-    match (number("found"), number("lower"), number("upper")) {
-        (Some(found), Some(lower), Some(upper)) => format!("{found} ({lower} to {upper})"),
-        (Some(found), ..) => found,
-        _ => String::new(),
-    }
+    let found = number("found").unwrap_or_default();
+    lies(found, [number("lower"), number("upper")])
 }
 
 /// Three digits that count.
@@ -197,9 +206,14 @@ mod tests {
         ] {
             assert_eq!(significant(number), expected);
         }
-        let shown = lies(&json!({"found": 0.1, "lower": 0.0552, "upper": 0.17437}), 100.0);
-        assert_eq!(shown, "10 (5.52 to 17.4)");
-        assert_eq!(lies(&json!({"found": 0.1, "lower": null, "upper": 1.0}), 1.0), "0.1");
-        assert_eq!(lies(&Value::Null, 1.0), "");
+        for (value, expected) in [
+            (json!({"found": 0.1, "lower": 0.0552, "upper": 0.17437}), "10 (5.52 to 17.4)"),
+            (json!({"found": 0.1, "lower": 0.05, "upper": null}), "10 (from 5)"),
+            (json!({"found": 0.1, "lower": null, "upper": 1.0}), "10 (to 100)"),
+            (json!({"found": 0.1, "lower": null, "upper": null}), "10"),
+            (Value::Null, ""),
+        ] {
+            assert_eq!(told(&value, 100.0), expected);
+        }
     }
 }

@@ -24,7 +24,7 @@ use serde_json::json;
 
 use crate::serve::say;
 use crate::spec_text;
-use crate::table::{cell, print, print_json};
+use crate::table::{self, cell, print, print_json};
 
 /// Rows of decisions that are printed at most.
 const ROWS: usize = 40;
@@ -375,7 +375,7 @@ fn found(lies: Option<&Lies>, digits: usize) -> String {
 
 fn interval(lies: Option<&Lies>, times: f64, digits: usize) -> String {
     let number = |value: f64| format!("{:.digits$}", value * times);
-    lies.map_or("-".into(), |lies| {
-        format!("{} ({} to {})", number(lies.found), number(lies.lower), number(lies.upper))
-    })
+    let known = |value: f64| value.is_finite().then(|| number(value));
+    let told = |it: &Lies| table::lies(number(it.found), [it.lower, it.upper].map(known));
+    lies.map_or("-".into(), told)
 }

@@ -39,6 +39,16 @@ pub(crate) fn cell(value: &Value) -> String {
     }
 }
 
+/// A number and where the truth lies, as far as that is known: `0.31 (0.12 to 0.8)`, `0.31 (from 0.12)`.
+pub(crate) fn lies(found: String, bounds: [Option<String>; 2]) -> String {
+    match bounds {
+        [Some(lower), Some(upper)] => format!("{found} ({lower} to {upper})"),
+        [Some(lower), None] => format!("{found} (from {lower})"),
+        [None, Some(upper)] => format!("{found} (to {upper})"),
+        [None, None] => found,
+    }
+}
+
 /// The first twelve digits of a digest.
 pub(crate) fn short(value: &Value) -> String {
     value.as_str().unwrap_or_default().chars().take(12).collect()

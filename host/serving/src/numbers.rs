@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_monitor::{Observed, Sum, Tally, UnitMoments, ValueMoments};
+use berth_monitor::{Lately, Observed, Sum, Tally, UnitMoments, ValueMoments};
 use berth_statistics::{
     Alpha, Buckets, Estimate, Interval, Moments, Proportion, Quantile, Ratio, fixed,
 };
@@ -37,14 +37,14 @@ pub struct Numbers {
 pub struct Lies {
     /// What was found.
     pub found: f64,
-    /// The lower bound.
+    /// The lower bound; infinite, in JSON null, where none is known.
     pub lower: f64,
-    /// The upper bound.
+    /// The same above.
     pub upper: f64,
 }
 
 impl Lies {
-    /// In the narrowest range that holds all of the intervals, those that are unknown left out.
+    /// In the narrowest range that holds all of the intervals.
     fn around(found: f64, intervals: impl IntoIterator<Item = Interval>) -> Self {
         let none = Self { found, lower: found, upper: found };
         intervals.into_iter().fold(none, |lies, Interval { lower, upper }| Self {
@@ -57,33 +57,44 @@ impl Lies {
 
 impl From<&Observed> for Numbers {
     /// Where requests have units, these are what is drawn by chance, so that their requests count as
-    /// they come together; of slices, units are not known.
+    /// they come together. Of slices that is known of what came since the plan of the policy changed.
     fn from(observed: &Observed) -> Self {
-        let slices = observed.slices.iter();
+        let slice = |(name, tally): (&String, &Tally)| {
+            let lately = observed.lately.iter().find(|(slice, _)| slice.as_ref() == Some(name));
+            let Some((_, lately)) = lately else { return (name.clone(), Self::from(tally)) };
+            let by_units = || worst(tally, alike(lately)?, alpha()?);
+            (name.clone(), Self::of(tally, by_units(), &lately.values))
+        };
+        let (whole, units) = (&observed.whole, &observed.units);
         Self {
-            slices: slices.map(|(name, tally)| (name.clone(), Self::from(tally))).collect(),
-            ..Self::of(&observed.whole, &observed.units)
+            slices: observed.slices.iter().map(slice).collect(),
+            ..Self::of(whole, errors_by_units(whole, units), &units.values)
         }
     }
 }
 
 impl From<&Tally> for Numbers {
     fn from(tally: &Tally) -> Self {
-        Self::of(tally, &UnitMoments::default())
+        Self::of(tally, None, &BTreeMap::new())
     }
 }
 
 impl Numbers {
-    fn of(tally: &Tally, units: &UnitMoments) -> Self {
+    /// With where the error rate lies by units, and their values.
+    fn of(
+        tally: &Tally,
+        errors: Option<Interval>,
+        values: &BTreeMap<String, ValueMoments>,
+    ) -> Self {
         let mean = |(name, sum): (&String, &Sum)| {
-            let of_units = units.values.get(name).copied().unwrap_or_default();
+            let of_units = values.get(name).copied().unwrap_or_default();
             Some((name.clone(), mean(sum, &of_units)?))
         };
         Self {
             requests: tally.requests,
             errors: tally.errors,
             refused: tally.refused,
-            error_rate: error_rate(tally, units),
+            error_rate: error_rate(tally, errors),
             median_ms: milliseconds(tally, 0.5),
             p99_ms: milliseconds(tally, 0.99),
             means: tally.values.iter().filter_map(mean).collect(),
@@ -97,9 +108,16 @@ fn alpha() -> Option<Alpha> {
     Alpha::new(0.05).ok()
 }
 
-fn error_rate(tally: &Tally, units: &UnitMoments) -> Option<Lies> {
+fn error_rate(tally: &Tally, by_units: Option<Interval>) -> Option<Lies> {
     let failed = Proportion { successes: tally.errors, trials: tally.requests };
-    let alpha = alpha().filter(|_| failed.trials > 0)?;
+    let by_requests = fixed::proportion(failed, alpha().filter(|_| failed.trials > 0)?);
+    Some(Lies::around(failed.rate(), [Some(by_requests), by_units].into_iter().flatten()))
+}
+
+/// Where the error rate lies by how much more or less of each unit's requests fail, and where all
+/// units are the same in that, by as many as there are of them.
+fn errors_by_units(tally: &Tally, units: &UnitMoments) -> Option<Interval> {
+    let alpha = alpha()?;
     let of_units = Ratio {
         units: units.units,
         numerator: units.errors,
@@ -108,15 +126,30 @@ fn error_rate(tally: &Tally, units: &UnitMoments) -> Option<Lies> {
         denominator_squares: units.requests_squares,
         products: units.errors_requests,
     };
-    let rate = failed.rate();
-    let of_units = by_units(rate, &of_units, failed.trials, alpha).map(|interval| Interval {
+    let rate = tally.errors as f64 / tally.requests as f64;
+    let known = by_units(rate, &of_units, tally.requests, alpha).map(|interval| Interval {
         lower: interval.lower.max(0.0),
         upper: interval.upper.min(1.0),
     });
-    Some(Lies::around(
-        rate,
-        [Some(fixed::proportion(failed, alpha)), of_units].into_iter().flatten(),
-    ))
+    let alike = units.requests_squares / units.requests;
+    known.or_else(|| (units.units > 0).then(|| worst(tally, alike, alpha)).flatten())
+}
+
+/// How many requests of a slice tell as much as one would if each were of another unit, at worst: by
+/// what each unit has had of them, and of those that failed. None where no unit has had any.
+fn alike(lately: &Lately) -> Option<f64> {
+    let of = |sum: Sum| (sum.sum > 0.0).then(|| sum.squares / sum.sum);
+    Some(of(lately.requests)?.max(of(lately.errors).unwrap_or(1.0)))
+}
+
+/// Where the error rate lies when all that a unit has comes to the same, so that so many requests
+/// tell as much as one: of so many fewer, as it would of requests (the design effect of Kish
+/// 1965, Survey Sampling).
+fn worst(tally: &Tally, alike: f64, alpha: Alpha) -> Option<Interval> {
+    let units = (tally.requests as f64 / alike.max(1.0)).round().max(1.0);
+    let failed = tally.errors as f64 / tally.requests as f64 * units;
+    let of_units = Proportion { successes: failed.round() as u64, trials: units as u64 };
+    (tally.requests > 0).then(|| fixed::proportion(of_units, alpha))
 }
 
 fn mean(sum: &Sum, units: &ValueMoments) -> Option<Lies> {
@@ -131,7 +164,11 @@ fn mean(sum: &Sum, units: &ValueMoments) -> Option<Lies> {
         products: units.sums_counts,
     };
     let mean = moments.estimate();
-    let of_units = by_units(mean.value, &of_units, moments.count, alpha);
+    let of_units = match units.units {
+        // All are of one, which tells nothing of others.
+        1 => Some(Interval::UNKNOWN),
+        _ => by_units(mean.value, &of_units, moments.count, alpha),
+    };
     Some(Lies::around(
         mean.value,
         [Some(fixed::estimate(mean, alpha)), of_units].into_iter().flatten(),
@@ -139,24 +176,27 @@ fn mean(sum: &Sum, units: &ValueMoments) -> Option<Lies> {
 }
 
 /// The interval of a ratio over units around what was found in all requests, where a sample of the
-/// units is kept: the more of the `count` requests are not theirs, the narrower.
+/// units is kept: the more of the `count` requests are not theirs, the narrower. None where all units
+/// are the same.
 fn by_units(found: f64, units: &Ratio, count: u64, alpha: Alpha) -> Option<Interval> {
     let estimate = units.estimate();
     let part = (units.denominator / count as f64).min(1.0);
     let estimate = Estimate { value: found, variance: estimate.variance * part, ..estimate };
-    (units.units > 1 && estimate.variance.is_finite()).then(|| fixed::estimate(estimate, alpha))
+    // Below that it is rounding.
+    let least = 1e-12 * units.numerator_squares / (units.denominator * units.denominator);
+    let known = estimate.variance.is_finite() && estimate.variance > least;
+    known.then(|| fixed::estimate(estimate, alpha))
 }
 
-/// Bounds that are above all of the buckets are unknown, and told as the highest.
+/// An upper bound that is above all of the buckets is not known.
 fn milliseconds(tally: &Tally, quantile: f64) -> Option<Lies> {
     let found = tally.quantile(quantile)?;
     let (bounds, mut counts): (Vec<f64>, Vec<u64>) = tally.latencies().unzip();
     counts.push(0);
     let buckets = Buckets { bounds: &bounds, counts: &counts };
     let interval = fixed::quantile(&buckets, Quantile::new(quantile).ok()?, alpha()?);
-    let lower = interval.lower.max(0.0);
-    let upper = interval.upper.min(bounds.last().copied().unwrap_or(found));
-    let Lies { found, lower, upper } = Lies::around(found, [Interval { lower, upper }]);
+    let interval = Interval { lower: interval.lower.max(0.0), ..interval };
+    let Lies { found, lower, upper } = Lies::around(found, [interval]);
     Some(Lies { found: found * 1e3, lower: lower * 1e3, upper: upper * 1e3 })
 }
 
@@ -190,6 +230,74 @@ mod tests {
         };
         let observed = Observed { whole: tally, units, ..Observed::default() };
         check(Numbers::from(&observed).error_rate, [0.1, 0.0, 0.2960]);
+    }
+
+    #[test]
+    fn units_that_are_all_the_same_tell_as_much_as_there_are_of_them() {
+        // As proportion_confint(0, 10, method="wilson"), and of 10 and 1 of 10; of one unit, of 0 of 1.
+        for (units, errors, expected) in [
+            (10, 0, [0.0, 0.0, 0.2775]),
+            (10, 100, [1.0, 0.7225, 1.0]),
+            (10, 10, [0.1, 0.0179, 0.4042]),
+            (1, 0, [0.0, 0.0, 0.7935]),
+        ] {
+            let (each, all) = (100.0 / units as f64, units as f64);
+            let failed = errors as f64 / all;
+            let units = UnitMoments {
+                units,
+                requests: 100.0,
+                requests_squares: each * each * all,
+                errors: errors as f64,
+                errors_squares: failed * failed * all,
+                errors_requests: failed * each * all,
+                ..UnitMoments::default()
+            };
+            let whole = Tally { requests: 100, errors, ..Tally::default() };
+            let observed = Observed { whole, units, ..Observed::default() };
+            check(Numbers::from(&observed).error_rate, expected);
+        }
+    }
+
+    #[test]
+    fn of_slices_units_count_as_they_came_lately() {
+        let of = |each: f64, units: usize| {
+            (0..units).fold(Sum::default(), |sum, _| sum.with(Sum::of(each)))
+        };
+        let reward = Sum { count: 40, sum: 20.0, squares: 20.0 };
+        let values = BTreeMap::from([("reward".to_owned(), reward)]);
+        let tally = Tally { requests: 100, values, ..Tally::default() };
+        // Of four units each, two of whose rewards are 1 and two 0: by a standard error of √(1/12).
+        let rewards = ValueMoments {
+            units: 4,
+            sums: 20.0,
+            sums_squares: 200.0,
+            counts: 40.0,
+            counts_squares: 400.0,
+            sums_counts: 200.0,
+        };
+        let lately = Lately {
+            requests: of(10.0, 5),
+            values: BTreeMap::from([("reward".to_owned(), rewards)]),
+            ..Lately::default()
+        };
+        let observed = Observed {
+            slices: BTreeMap::from([("a=1".to_owned(), tally)]),
+            lately: vec![(Some("a=1".to_owned()), lately)],
+            ..Observed::default()
+        };
+        let numbers = &Numbers::from(&observed).slices["a=1"];
+        check(numbers.error_rate, [0.0, 0.0, 0.2775]);
+        check(numbers.means.get("reward").copied(), [0.5, -0.0658, 1.0658]);
+    }
+
+    #[test]
+    fn of_few_requests_nothing_bounds_the_slowest() {
+        let tally = Tally { requests: 7, latency: vec![(40, 7)], ..Tally::default() };
+        let numbers = Numbers::from(&tally);
+        let (median, p99) = (numbers.median_ms.unwrap(), numbers.p99_ms.unwrap());
+        assert!(median.upper.is_finite() && p99.lower > 0.0, "{median:?} {p99:?}");
+        assert_eq!(p99.upper, f64::INFINITY);
+        assert_eq!(serde_json::to_value(p99).unwrap()["upper"], serde_json::Value::Null);
     }
 
     #[test]
