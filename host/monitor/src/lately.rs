@@ -7,21 +7,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::failing::{Failing, more_alike};
 use crate::observations::Exposed;
 use crate::tally::End;
-use crate::units::{OfName, ValueMoments, by_name, mixed};
+use crate::units::{OfName, SHARDS, ValueMoments, by_name, mixed};
 use crate::values::{Names, Sum};
-
-/// Places in which units are kept, so that threads seldom wait for each other.
-const SHARDS: usize = 16;
 
 /// The most units of one place, and the most that is kept of them: a part of an arm, or a value there,
 /// is one.
 const UNITS: usize = 256;
 const KEPT: usize = 16 * UNITS;
-
-/// The most units of one place of which it is kept how often they failed or were refused.
-const BAD: usize = 64;
 
 /// Sums over units of what each has had on an arm, in the whole or in a slice.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,9 +25,10 @@ pub struct Lately {
     pub requests: Sum,
     /// The most requests of a unit.
     pub most: u64,
-    /// Those that failed, of units that had such.
+    /// Those that failed, of units that had such: of the units that had most, the others as if each had
+    /// one; or of a sample of all units, where by that more of them are of one unit.
     pub errors: Sum,
-    /// Those that were refused as the caller's fault, of units that had such.
+    /// The same of those that were refused as the caller's fault.
     pub refused: Sum,
     /// Values by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -55,9 +51,10 @@ impl Lately {
 }
 
 /// The units that came lately, as many as there is room for: those whose hash is below a bound, which
-/// halves when they are too many. Those that fail or are refused are also kept by themselves, the
-/// first ones to do so, whatever their hash: one that does so again and again is known by that.
+/// halves when they are too many. Those that fail or are refused most are also kept by themselves,
+/// whatever their hash.
 pub(crate) struct LatelyUnits {
+    failing: Failing,
     bound: AtomicU64,
     shards: [Mutex<Shard>; SHARDS],
 }
@@ -70,26 +67,20 @@ struct Shard {
     units: ByHash<Came>,
     /// How much is kept of them.
     kept: usize,
-    bad: ByHash<Bad>,
 }
 
 /// What came to a unit on an arm, in the whole (0) or in a slice.
 struct Came {
     at: (usize, usize),
     requests: u32,
-    values: Vec<OfName>,
-}
-
-struct Bad {
-    at: (usize, usize),
     errors: u32,
     refused: u32,
+    values: Vec<OfName>,
 }
 
 impl Shard {
     fn new() -> Self {
-        let (units, bad) = (HashMap::default(), HashMap::default());
-        Self { bound: u64::MAX, units, kept: 0, bad }
+        Self { bound: u64::MAX, units: HashMap::default(), kept: 0 }
     }
 
     fn keep_below(&mut self, bound: u64) {
@@ -106,7 +97,11 @@ fn kept(came: &[Came]) -> usize {
 }
 
 /// What is kept there, made where it is not.
-fn entry<T>(all: &mut Vec<T>, is: impl Fn(&T) -> bool, new: impl FnOnce() -> T) -> &mut T {
+pub(crate) fn entry<T>(
+    all: &mut Vec<T>,
+    is: impl Fn(&T) -> bool,
+    new: impl FnOnce() -> T,
+) -> &mut T {
     let at = all.iter().position(is).unwrap_or(all.len());
     if at == all.len() {
         all.push(new());
@@ -123,7 +118,8 @@ fn places(at: Exposed) -> impl Iterator<Item = (usize, usize)> {
 impl Default for LatelyUnits {
     fn default() -> Self {
         let shard = || Mutex::new(Shard::new());
-        Self { bound: AtomicU64::new(u64::MAX), shards: std::array::from_fn(|_| shard()) }
+        let bound = AtomicU64::new(u64::MAX);
+        Self { failing: Failing::default(), bound, shards: std::array::from_fn(|_| shard()) }
     }
 }
 
@@ -134,27 +130,20 @@ impl LatelyUnits {
             *self.shard(at) = Shard::new();
         }
         self.bound.store(u64::MAX, Relaxed);
+        self.failing.forget();
     }
 
     /// A request of a unit, by its hash, came to its end, or where it had before, a value came in.
     pub(crate) fn note(&self, hash: u64, at: Exposed, end: Option<End>, values: &[(usize, Sum)]) {
         let hash = mixed(hash);
+        if let Some(end) = end {
+            self.failing.note(hash, places(at), end);
+        }
         let bound = self.bound.load(Relaxed);
-        let bad = matches!(end, Some(End::Failed | End::Refused));
-        if hash >= bound && !bad {
+        if hash >= bound {
             return;
         }
         let mut shard = self.shard(hash as usize % SHARDS);
-        if bad && (shard.bad.len() < BAD || shard.bad.contains_key(&hash)) {
-            let known = shard.bad.entry(hash).or_default();
-            for place in places(at) {
-                let new = || Bad { at: place, errors: 0, refused: 0 };
-                let bad = entry(known, |bad| bad.at == place, new);
-                let failed = end == Some(End::Failed);
-                let count = if failed { &mut bad.errors } else { &mut bad.refused };
-                *count = count.saturating_add(1);
-            }
-        }
         shard.keep_below(bound);
         while shard.kept >= KEPT || shard.units.len() >= UNITS && !shard.units.contains_key(&hash) {
             let bound = shard.bound / 2;
@@ -167,9 +156,12 @@ impl LatelyUnits {
         let known = shard.units.entry(hash).or_default();
         let before = kept(known);
         for place in places(at) {
-            let new = || Came { at: place, requests: 0, values: Vec::new() };
+            let new = || Came { at: place, requests: 0, errors: 0, refused: 0, values: Vec::new() };
             let came = entry(known, |came| came.at == place, new);
-            came.requests = came.requests.saturating_add(u32::from(end.is_some()));
+            let count = |count: &mut u32, came| *count = count.saturating_add(u32::from(came));
+            count(&mut came.requests, end.is_some());
+            count(&mut came.errors, end == Some(End::Failed));
+            count(&mut came.refused, end == Some(End::Refused));
             for &(place, sum) in values {
                 let new = || OfName { place, count: 0, sum: 0.0 };
                 entry(&mut came.values, |value| value.place == place, new).add(sum);
@@ -188,9 +180,15 @@ impl LatelyUnits {
             shard.keep_below(bound);
             for came in shard.units.values().flatten() {
                 let of = &mut sums[came.at.0][came.at.1];
-                if came.requests > 0 {
-                    of.requests = of.requests.with(Sum::of(f64::from(came.requests)));
-                    of.most = of.most.max(came.requests.into());
+                of.most = of.most.max(came.requests.into());
+                for (sum, count) in [
+                    (&mut of.requests, came.requests),
+                    (&mut of.errors, came.errors),
+                    (&mut of.refused, came.refused),
+                ] {
+                    if count > 0 {
+                        *sum = sum.with(Sum::of(f64::from(count)));
+                    }
                 }
                 for value in &came.values {
                     let Some(name) = names.name(value.place) else { continue };
@@ -198,14 +196,11 @@ impl LatelyUnits {
                     *known = known.with(&value.moments());
                 }
             }
-            for bad in shard.bad.values().flatten() {
-                let of = &mut sums[bad.at.0][bad.at.1];
-                for (sum, count) in [(&mut of.errors, bad.errors), (&mut of.refused, bad.refused)] {
-                    if count > 0 {
-                        *sum = sum.with(Sum::of(f64::from(count)));
-                    }
-                }
-            }
+        }
+        let failing = self.failing.sums(arms, slices + 1);
+        for (of, bad) in sums.iter_mut().flatten().zip(failing.iter().flatten()) {
+            of.errors = more_alike(bad.failed, of.errors);
+            of.refused = more_alike(bad.refused, of.refused);
         }
         sums
     }
@@ -271,10 +266,20 @@ mod tests {
         assert_eq!(whole.errors, sum(&[60.0]));
         // They may be any number, what is kept of them is not.
         for unit in 0..100_000u64 {
-            units.note(mixed(unit + 9), at(0, 0), Some(End::Refused), &[]);
+            for _ in 0..1 + unit % 2 {
+                units.note(mixed(mixed(unit + 9)), at(0, 0), Some(End::Refused), &[]);
+            }
         }
         let whole = &units.sums(1, 0, &names)[0][0];
-        assert!(whole.refused.count <= (SHARDS * BAD) as u64, "{:?}", whole.refused);
-        assert_eq!(whole.errors, sum(&[60.0]));
+        // Half of the units had two: 5 in 3 are of one, as a sample tells that is not of the worst.
+        let alike = whole.refused.squares / whole.refused.sum;
+        assert!((1.6..1.75).contains(&alike), "{:?}", whole.refused);
+        // One that comes later than all of those.
+        for _ in 0..20_000 {
+            units.note(3, at(0, 0), Some(End::Refused), &[]);
+        }
+        let whole = &units.sums(1, 0, &names)[0][0];
+        assert!(whole.refused.squares > 3.5e8, "{:?}", whole.refused);
+        assert_eq!(whole.errors.sum, 60.0);
     }
 }

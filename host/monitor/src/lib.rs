@@ -6,11 +6,13 @@
 //! - [`tally`]: how many requests came to which end, and how long they took
 //! - [`values`]: what else requests bring: processors' metrics, rewards
 //! - [`units`]: the same of units, such as users
+//! - [`lately`], `failing`: what units did since the plan changed, and which fail most
 //! - [`predictions`]: recorded predictions
 //! - [`plugin`]: instances, traps and compilations, and processors' own numbers
 
 pub mod endpoint;
 pub mod exporter;
+mod failing;
 pub mod lately;
 pub mod observations;
 pub mod plugin;

@@ -158,7 +158,7 @@ impl Observations {
             Some(unit) => {
                 let placed: Vec<(usize, Sum)> = placed.collect();
                 let drawn = (at.arm, at.propensity.unwrap_or(1.0));
-                self.units.note(unit, drawn, end == End::Failed, &placed);
+                self.units.note(unit, drawn, end, &placed);
                 self.lately.note(unit, at, Some(end), &placed);
             }
             None => placed.for_each(drop),

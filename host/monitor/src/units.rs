@@ -8,10 +8,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::failing::{Failing, more_alike};
+use crate::tally::End;
 use crate::values::{Names, Sum};
 
 /// Places in which units are kept, so that threads seldom wait for each other.
-const SHARDS: usize = 16;
+pub(crate) const SHARDS: usize = 16;
 
 /// The most units of one place, and the most that is kept of them: an arm, or a value on it, is one.
 const UNITS: usize = 256;
@@ -38,6 +40,17 @@ pub struct UnitMoments {
     pub errors_squares: f64,
     /// Products of failed requests and requests.
     pub errors_requests: f64,
+    /// The most requests of a unit.
+    #[serde(default)]
+    pub most: u64,
+    /// Requests that failed, of units that had such, whether or not they are among those above: of the
+    /// units that had most, the others as if each had one.
+    #[serde(default)]
+    pub failing: Sum,
+    /// The same of requests that were refused as the caller's fault, or of those units above that had
+    /// such, where by that more of them are of one unit.
+    #[serde(default)]
+    pub refused: Sum,
     /// Of values by name, such as `reward`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub values: BTreeMap<String, ValueMoments>,
@@ -103,6 +116,10 @@ impl UnitMoments {
         self.errors += errors;
         self.errors_squares += errors * errors;
         self.errors_requests += errors * requests;
+        self.most = self.most.max(on.requests.into());
+        if on.refused > 0 {
+            self.refused = self.refused.with(Sum::of(on.refused.into()));
+        }
     }
 
     /// These and those of other units.
@@ -118,14 +135,19 @@ impl UnitMoments {
             errors: self.errors + other.errors,
             errors_squares: self.errors_squares + other.errors_squares,
             errors_requests: self.errors_requests + other.errors_requests,
+            most: self.most.max(other.most),
+            failing: self.failing.with(other.failing),
+            refused: self.refused.with(other.refused),
             values,
         }
     }
 }
 
 /// The units of arms, as many as there is room for: those whose hash is below a bound, which halves
-/// when they are too many. So those kept are a sample that nothing has picked.
+/// when they are too many. So those kept are a sample that nothing has picked. Those that fail or are
+/// refused most are also kept by themselves, whatever their hash.
 pub(crate) struct Units {
+    failing: Failing,
     bound: AtomicU64,
     shards: [Mutex<Shard>; SHARDS],
 }
@@ -152,6 +174,7 @@ struct OnArm {
     arm: usize,
     requests: u32,
     errors: u32,
+    refused: u32,
     values: Vec<OfName>,
 }
 
@@ -189,7 +212,8 @@ impl Unit {
     fn on(&mut self, arm: usize) -> &mut OnArm {
         let at = self.arms.iter().position(|on| on.arm == arm).unwrap_or(self.arms.len());
         if at == self.arms.len() {
-            self.arms.push(OnArm { arm, requests: 0, errors: 0, values: Vec::new() });
+            let none = OnArm { arm, requests: 0, errors: 0, refused: 0, values: Vec::new() };
+            self.arms.push(none);
         }
         &mut self.arms[at]
     }
@@ -217,7 +241,8 @@ impl Shard {
 impl Default for Units {
     fn default() -> Self {
         let shard = || Mutex::new(Shard { bound: u64::MAX, units: HashMap::default(), kept: 0 });
-        Self { bound: AtomicU64::new(u64::MAX), shards: std::array::from_fn(|_| shard()) }
+        let bound = AtomicU64::new(u64::MAX);
+        Self { failing: Failing::default(), bound, shards: std::array::from_fn(|_| shard()) }
     }
 }
 
@@ -233,14 +258,16 @@ impl Units {
         &self,
         hash: u64,
         (arm, propensity): (usize, f64),
-        failed: bool,
+        end: End,
         values: &[(usize, Sum)],
     ) {
+        self.failing.note(mixed(hash), [(arm, 0)].into_iter(), end);
         self.change(hash, |unit| {
             unit.first.get_or_insert((arm, propensity));
             let on = unit.on(arm);
             on.requests = on.requests.saturating_add(1);
-            on.errors = on.errors.saturating_add(u32::from(failed));
+            on.errors = on.errors.saturating_add(u32::from(end == End::Failed));
+            on.refused = on.refused.saturating_add(u32::from(end == End::Refused));
             values.iter().for_each(|&(place, sum)| on.add(place, sum));
         });
     }
@@ -296,6 +323,11 @@ impl Units {
                 }
             }
         }
+        for (moments, bad) in moments.iter_mut().zip(self.failing.sums(arms, 1)) {
+            let [bad] = bad[..] else { continue };
+            moments.failing = bad.failed;
+            moments.refused = more_alike(bad.refused, moments.refused);
+        }
         moments
     }
 
@@ -325,7 +357,8 @@ mod tests {
                 let values = if unit == 3 { &values[..] } else { &[] };
                 // The second unit's arm was the only one that there was.
                 let propensity = if unit == 2 { 1.0 } else { 0.5 };
-                units.note(hash(unit), (arm, propensity), time < failed, values);
+                let end = if time < failed { End::Failed } else { End::Answered };
+                units.note(hash(unit), (arm, propensity), end, values);
             }
         }
         let live = UnitMoments {
@@ -337,6 +370,9 @@ mod tests {
             errors: 1.0,
             errors_squares: 1.0,
             errors_requests: 1.0,
+            most: 3,
+            failing: Sum::of(1.0),
+            refused: Sum::default(),
             values: BTreeMap::new(),
         };
         // One unit, four values: 0, 1, 2, 3.
@@ -357,6 +393,9 @@ mod tests {
             errors: 3.0,
             errors_squares: 5.0,
             errors_requests: 8.0,
+            most: 4,
+            failing: Sum::of(2.0).with(Sum::of(1.0)),
+            refused: Sum::default(),
             values: BTreeMap::from([("metric:faces".to_owned(), faces)]),
         };
         let expected = [live, UnitMoments::default(), next];
@@ -368,12 +407,33 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_refused_or_fails_again_and_again_is_known_among_many() {
+        let (units, names) = (Units::default(), Names::new());
+        for unit in 0..40_000 {
+            units.note(hash(unit), (0, 0.5), End::Answered, &[]);
+            if unit % 10 == 0 {
+                units.note(hash(unit), (0, 0.5), End::Failed, &[]);
+            }
+        }
+        for _ in 0..2000 {
+            units.note(hash(50_001), (0, 0.5), End::Failed, &[]);
+            units.note(hash(50_002), (0, 0.5), End::Refused, &[]);
+        }
+        let moments = &units.moments(1, &names)[0];
+        assert_eq!((moments.failing.sum, moments.refused), (6000.0, Sum::of(2000.0)));
+        // What one had of them, as good as all of what it had.
+        let one = 2000.0 - 6000.0 / 64.0;
+        assert!(moments.failing.squares > one * one, "{:?}", moments.failing);
+    }
+
+    #[test]
     fn of_many_units_a_part_is_kept_whole() {
         let (units, names) = (Units::default(), Names::new());
         for round in 0..2 {
             for unit in 0..100_000 {
                 let drawn = if unit % 10 == 0 { (1, 0.1) } else { (0, 0.9) };
-                units.note(hash(unit), drawn, round == 1, &[]);
+                let end = if round == 1 { End::Failed } else { End::Answered };
+                units.note(hash(unit), drawn, end, &[]);
             }
         }
         let moments = units.moments(2, &names);
@@ -400,7 +460,7 @@ mod tests {
         let (units, names) = (Units::default(), Names::new());
         for unit in 0..20_000 {
             let values: Vec<(usize, Sum)> = (0..34).map(|place| (place, Sum::of(1.0))).collect();
-            units.note(hash(unit), (unit as usize % 64, 0.5), false, &values);
+            units.note(hash(unit), (unit as usize % 64, 0.5), End::Answered, &values);
         }
         let kept: usize = (0..SHARDS).map(|at| units.shard(at).kept).sum();
         let counted: u64 = units.moments(64, &names).iter().map(|arm| arm.units).sum();

@@ -28,6 +28,13 @@ pub fn arm(name: String, ready: bool, observed: &Observed) -> Arm {
     ] {
         over_units(name.to_owned(), units.units, sum, sum_of_squares);
     }
+    for (name, Sum { count, sum, squares }) in [
+        ("most-requests-of-a-unit", Sum::of(units.most as f64)),
+        ("errors-of-failing-units", units.failing),
+        ("refused-of-units", units.refused),
+    ] {
+        over_units(name.to_owned(), count, sum, squares);
+    }
     for (name, moments) in &units.values {
         let ValueMoments { units, sums, sums_squares, counts, counts_squares, sums_counts } =
             *moments;

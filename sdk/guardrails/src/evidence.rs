@@ -169,10 +169,13 @@ impl Metric {
             ),
         };
         let Some(counts) = counts.filter(|counts| counts.sum > 0.0) else { return 1.0 };
-        let mut worst = worst(Some(counts));
+        let (mut worst, mut apart) = (worst(Some(counts)), 1.0);
         if *self == Self::Errors {
-            // One unit that fails again and again is one.
-            worst = worst.max(self::worst(sums));
+            // One unit that fails again and again is one. By how much more of the failures are of one
+            // than by the units that the moments are of, it is not among those.
+            let failing = self::worst(measure("errors-of-failing-units"));
+            apart = (failing / self::worst(sums)).max(1.0);
+            worst = worst.max(self::worst(sums)).max(failing);
         }
         let (Some(sums), Some(products)) = (sums, products) else { return worst };
         let over_units = Ratio {
@@ -187,7 +190,7 @@ impl Metric {
         let by_values = values.moments().variance() / counts.sum;
         let by_units = over_units.estimate().variance;
         match by_units / by_values {
-            times if times.is_finite() && by_values > 0.0 => times.clamp(1.0, worst),
+            times if times.is_finite() && by_values > 0.0 => (times * apart).clamp(1.0, worst),
             _ => worst,
         }
     }

@@ -265,7 +265,8 @@ impl Guardrails {
             slow,
             alike: Alike {
                 requests: worst(of_units("requests-of-units")),
-                errors: worst(of_units("errors-of-units")),
+                errors: worst(of_units("errors-of-units"))
+                    .max(worst(of_units("errors-of-failing-units"))),
                 refused: worst(of_units("refused-of-units")),
                 slow: most.min(slow as f64),
             },

@@ -53,6 +53,11 @@ impl Times {
         Self(self.0.iter().zip(before).map(|(now, before)| now.saturating_sub(before)).collect())
     }
 
+    /// So many times as many of the same.
+    pub(crate) fn times(&self, times: f64) -> Self {
+        Self(self.0.iter().map(|&count| (count as f64 * times).round() as u64).collect())
+    }
+
     /// The time within which most came to their end, in milliseconds, for people.
     fn most(&self) -> String {
         let all: u64 = self.0.iter().sum();

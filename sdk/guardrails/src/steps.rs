@@ -133,7 +133,7 @@ impl Steps {
             let compared = self.switches() && self.guardrails.compare();
             let missing = compared.then(|| self.guardrails.too_little(&seen.evidence)).flatten();
             if let Some(found) = missing {
-                let why = format!("waiting for what to compare with: {found} so far");
+                let why = format!("waiting for what to compare with: {found}");
                 let mut evaluation = Evaluation::moving(0.0, Phase::Progressing, why);
                 evaluation.plan = Plan::empty(SCHEMA);
                 evaluation.next_tick_ms = Some(self.look());
