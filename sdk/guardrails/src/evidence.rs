@@ -231,6 +231,14 @@ impl Values {
         }
     }
 
+    /// So many times as many of the same.
+    pub(crate) fn times(&self, times: f64) -> Self {
+        let count = (self.count as f64 * times).round();
+        let times = if self.count > 0 { count / self.count as f64 } else { 1.0 };
+        let (sum, squares) = (self.sum * times, self.squares * times);
+        Self { count: count as u64, sum, squares, alike: self.alike }
+    }
+
     /// The mean; NaN of none.
     pub fn mean(&self) -> f64 {
         self.sum / self.count as f64

@@ -314,23 +314,35 @@ impl Guardrails {
 
     /// Whether there is enough of the live revision for all that is compared with it later, when it
     /// has no share any more: as much again of the next, if that were the same, would tell it from
-    /// one that is worse by half of what is allowed. None when there is; else what is missing.
+    /// one that is worse by half of what is allowed. None when there is; else what there is, and how
+    /// much more is needed where units go on as they are.
     pub fn too_little(&self, evidence: &Evidence) -> Option<String> {
         let alpha = self.alpha().ok()?;
         let [live, _] = &evidence.whole;
-        let whole = self.max_error_increase.filter(|most| {
-            error_increase(live, live, most / 2.0, alpha).at_most(most / 2.0) != Verdict::Holds
-        });
-        let times = (&evidence.times[0], live.alike.requests);
-        let slower = self
-            .max_latency_ratio
-            .filter(|most| latency::ratio([times, times], alpha).at_most(*most) != Verdict::Holds);
-        if whole.or(slower).is_some() || live.requests < self.min_requests {
-            return Some(format!("{} requests of the live revision", live.requests));
+        let increase = |times: f64| {
+            let live = live.times(times);
+            self.max_error_increase.is_none_or(|most| {
+                error_increase(&live, &live, most / 2.0, alpha).at_most(most / 2.0)
+                    == Verdict::Holds
+            })
+        };
+        let slower = |times: f64| {
+            let of = (&evidence.times[0].times(times), live.alike.requests);
+            self.max_latency_ratio
+                .is_none_or(|most| latency::ratio([of, of], alpha).at_most(most) == Verdict::Holds)
+        };
+        let requests = |times: f64| live.times(times).requests >= self.min_requests;
+        let whole = |times: f64| requests(times) && increase(times) && slower(times);
+        if !whole(1.0) {
+            let found = format!("{} requests", live.requests);
+            let units = live.of(live.errors, live.alike.errors).trials;
+            return Some(missing(&found, units, whole));
         }
-        let mut bounds = self.bounds.iter().zip(&evidence.bounds);
-        let (bound, [live, _]) = bounds.find(|(bound, [live, _])| !bound.told(live, alpha))?;
-        Some(format!("{} values of {} of the live revision", live.count, bound.metric.name()))
+        self.bounds.iter().zip(&evidence.bounds).find_map(|(bound, [live, _])| {
+            let enough = |times: f64| bound.told(&live.times(times), alpha);
+            let found = || format!("{} values of {}", live.count, bound.metric.name());
+            (!enough(1.0)).then(|| missing(&found(), live.units(), enough))
+        })
     }
 
     /// What is found of each guardrail, and what it goes by.
@@ -403,6 +415,27 @@ impl Guardrails {
         });
         findings.collect()
     }
+}
+
+/// What was found of the live revision, of so many units, and how many more there are to be: until so
+/// many times as much of the same is enough.
+fn missing(found: &str, units: u64, enough: impl Fn(f64) -> bool) -> String {
+    let found = format!("{found} of the live revision so far");
+    if units == 0 {
+        return found;
+    }
+    let found = format!("{found}, which tell as much as {units} units with one each");
+    let mut doublings = (1..=20).map(|doublings| f64::from(1u32 << doublings));
+    let Some(most) = doublings.find(|&times| enough(times)) else {
+        return format!("{found}; a million times as many would still be too few");
+    };
+    let (mut least, mut most) = (most / 2.0, most);
+    for _ in 0..4 {
+        let middle = (least + most) / 2.0;
+        if enough(middle) { most = middle } else { least = middle }
+    }
+    let more = (units as f64 * (most - 1.0)).ceil();
+    format!("{found}; it takes about {more} more units, as requests of the same ones tell little")
 }
 
 /// By how much more of the next revision's requests fail.
@@ -496,6 +529,18 @@ impl Counts {
             errors: self.errors.saturating_sub(before.errors),
             refused: self.refused.saturating_sub(before.refused),
             slow: self.slow.saturating_sub(before.slow),
+            alike: self.alike,
+        }
+    }
+
+    /// So many times as many of the same.
+    fn times(&self, times: f64) -> Self {
+        let of = |count: u64| (count as f64 * times).round() as u64;
+        Self {
+            requests: of(self.requests),
+            errors: of(self.errors),
+            refused: of(self.refused),
+            slow: of(self.slow),
             alike: self.alike,
         }
     }
