@@ -95,6 +95,7 @@ struct Found {
 /// The revision that answers, with what it knows of the request.
 struct Taken {
     revision: Arc<LiveRevision>,
+    prediction: PredictionId,
     endpoint: String,
     variant: Option<String>,
     exposure: Option<Exposure>,
@@ -172,6 +173,7 @@ async fn infer(
         Err(response) => return *response,
     };
     let incoming = Incoming {
+        prediction: found.prediction,
         request_id: id.text(),
         variant: found.variant.clone(),
         body: Body::Tensors(inputs),
@@ -206,6 +208,7 @@ async fn invoke(
         Err(response) => return *response,
     };
     let incoming = Incoming {
+        prediction: found.prediction,
         request_id: id.text(),
         variant: found.variant.clone(),
         body: Body::Bytes {
@@ -258,16 +261,18 @@ impl Found {
     /// Finds the revision that answers, which it does from here on, and reads what it declares.
     fn take(self, head: &Parts, parameters: &Map<String, Value>) -> Result<Taken, Box<Response>> {
         let mut read = Reading { head, parameters, query: None };
-        let chosen = self.answers.choose(|source| read.value(source));
+        let prediction = PredictionId::new();
+        let chosen = self.answers.choose(prediction, |source| read.value(source));
         let Chosen { revision, exposure } =
             chosen.map_err(|problem| Box::new(refused(&problem)))?;
         let attributes = read.declared(&revision);
         let Self { endpoint, variant, .. } = self;
-        let mut taken = Taken { revision, endpoint, variant, exposure, attributes: Vec::new() };
+        let none = Vec::new();
+        let mut taken =
+            Taken { revision, prediction, endpoint, variant, exposure, attributes: none };
         match attributes {
             Ok(attributes) => taken.attributes = attributes,
             Err(problem) => {
-                let prediction = PredictionId::new();
                 return Err(Box::new(taken.sign(refused(&problem), prediction)));
             }
         }

@@ -98,7 +98,7 @@ pub fn routing_shares<'a>(endpoint: &str, shares: impl Iterator<Item = (&'a str,
     }
 }
 
-/// Whether the routing policy of `endpoint` is not asked any more.
+/// Whether a policy of `endpoint`, of its rollout or its routing, is not asked any more.
 pub fn policy_quarantined(endpoint: &str, quarantined: bool) {
     let labels = [("endpoint", endpoint.to_owned())];
     gauge!(QUARANTINED, &labels).set(f64::from(u8::from(quarantined)));

@@ -56,7 +56,14 @@ pub async fn run(host: Arc<Host>) {
             let task = tokio::spawn(follow(Arc::clone(&host), rolling));
             followed.insert(name, (weak, task));
         }
+        tell_quarantines(&host);
         host.rollout_begun().await;
+    }
+}
+
+fn tell_quarantines(host: &Host) {
+    for (endpoint, quarantined) in host.quarantines() {
+        berth_monitor::policy_quarantined(&endpoint, quarantined);
     }
 }
 
@@ -176,7 +183,8 @@ impl Following {
         self.policy = Some(policy);
         match evaluated {
             Ok(evaluation) => {
-                let after = decide::after(&rollout, &evaluation);
+                let quarantined = self.rolling.quarantined();
+                let after = decide::after(&rollout, &evaluation, quarantined);
                 let decided = after.is_some();
                 let after = match after {
                     None => Some(rollout),
@@ -258,6 +266,7 @@ impl Following {
     /// Has the arms be what was committed. What is stopped is free before anything is prepared.
     fn bring_about(&mut self, rollout: &Rollout) -> Result<Option<Duration>, ControlError> {
         self.look_at_requests(rollout)?;
+        tell_quarantines(&self.host);
         let (host, rolling) = (&self.host, &self.rolling);
         rolling.follow(rollout);
         berth_monitor::rollout_share(rolling.endpoint().as_str(), rollout.share);

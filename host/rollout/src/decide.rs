@@ -14,8 +14,9 @@ const CAPPED: u64 = 1000;
 const MESSAGE: usize = 500;
 
 /// What is kept of a rollout after an evaluation, and whether it was decided anything: another share,
-/// state, plan or phase. Words alone decide nothing.
-pub fn after(rollout: &Rollout, evaluation: &Evaluation) -> Option<Rollout> {
+/// state, plan or phase. Words alone decide nothing. Where the policy's router is `quarantined`, what
+/// came to the arms is not what it had asked for, and it can only go back.
+pub fn after(rollout: &Rollout, evaluation: &Evaluation, quarantined: bool) -> Option<Rollout> {
     let mut next = rollout.clone();
     next.share = within(rollout.share, asked(evaluation), rollout.max_step);
     let outcome = match evaluation.phase {
@@ -23,6 +24,9 @@ pub fn after(rollout: &Rollout, evaluation: &Evaluation) -> Option<Rollout> {
         Phase::Failed => Some(Outcome::Aborted),
         _ => None,
     };
+    if quarantined && next.share >= rollout.share && outcome != Some(Outcome::Aborted) {
+        return None;
+    }
     next.order = outcome.map(|outcome| Order {
         outcome,
         who: rollout.policy.policy.to_string(),

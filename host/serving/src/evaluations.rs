@@ -95,6 +95,19 @@ impl Host {
         live.filter(|live| live.routed().is_some_and(asks)).cloned().collect()
     }
 
+    /// The endpoints, and whether a policy of each is in quarantine: that of its rollout, or the routing
+    /// policy of a revision that answers.
+    pub fn quarantines(&self) -> Vec<(String, bool)> {
+        let snapshot = self.snapshot.load();
+        let each = snapshot.live.iter().map(|(name, endpoint)| {
+            let rollout = matches!(endpoint, Endpoint::Rolling(rolling) if rolling.quarantined());
+            let revisions = endpoint.revisions();
+            let mut routed = revisions.iter().filter_map(|live| live.routed());
+            (name.to_string(), rollout || routed.any(Routed::quarantined))
+        });
+        each.collect()
+    }
+
     /// Whether a revision is what answers at its endpoint, out of any rollout.
     pub fn serves(&self, live: &Arc<LiveRevision>) -> bool {
         let snapshot = self.snapshot.load();

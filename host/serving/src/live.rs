@@ -166,6 +166,8 @@ pub(crate) struct Processing {
 
 /// A request as the rim has decoded it.
 pub struct Incoming {
+    /// The host's id of the prediction.
+    pub prediction: PredictionId,
     /// The client's request id, or the one made for it.
     pub request_id: String,
     /// The variant that the client asks for by name.
@@ -299,7 +301,7 @@ impl LiveRevision {
     /// Answers one request.
     pub async fn answer(self: &Arc<Self>, incoming: Incoming) -> Outcome<'_> {
         let start = Instant::now();
-        let prediction = PredictionId::new();
+        let prediction = incoming.prediction;
         let Ok(_admitted) = self.admission.requests.try_acquire() else {
             berth_monitor::refused(self.endpoint.as_str());
             return Outcome { prediction, variant: None, result: Err(RequestError::Overloaded) };

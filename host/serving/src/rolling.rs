@@ -77,9 +77,11 @@ impl Endpoint {
         }
     }
 
-    /// The revision that answers a request. `read` finds the value of the unit, where it is needed.
+    /// The revision that answers a request, by the prediction's id where it has no unit. `read` finds the
+    /// value of the unit, where it is needed.
     pub fn choose(
         self,
+        id: PredictionId,
         mut read: impl FnMut(&AttributeSource) -> Result<Option<String>, RequestError>,
     ) -> Result<Chosen, RequestError> {
         match self {
@@ -89,7 +91,6 @@ impl Endpoint {
                     Some(source) => read(source)?,
                     None => None,
                 };
-                let id = PredictionId::new();
                 let hash = unit_hash(&rolling.salt, unit.as_deref(), id.chance());
                 let held = rolling.held.load();
                 let asked = match (&held.arms, &*rolling.router.load()) {
@@ -256,13 +257,16 @@ impl Rolling {
     /// What keeps the policy from deciding, or from looking at requests.
     pub fn problem(&self) -> Option<String> {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let router = self.router.load();
-        let quarantined = router.as_ref().is_some_and(|router| router.quarantined());
         failed.or_else(|| {
-            quarantined.then(|| {
-                "its router is in quarantine: the shares alone decide where requests go".to_owned()
+            self.quarantined().then(|| {
+                "its router is in quarantine: the shares alone decide where requests go, and the next revision's does not rise; promote or abort it".to_owned()
             })
         })
+    }
+
+    /// Whether the policy's router is not asked any more.
+    pub fn quarantined(&self) -> bool {
+        self.router.load().as_ref().is_some_and(|router| router.quarantined())
     }
 
     /// Notes that the policy gave nothing, and why.

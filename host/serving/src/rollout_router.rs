@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use berth_plugin::{Decision, Evaluation, Routers, Subject};
+use berth_plugin::{Decision, Evaluation, PolicyError, Routers, Subject};
 
 use crate::draw::Shares;
 use crate::live::PredictionId;
@@ -53,6 +53,9 @@ impl RolloutRouter {
                 berth_monitor::policy_failed(endpoint, self.sink.plugin(), error.reason());
                 let failed = self.failures.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
                 self.sink.router_failed(&error, &self.revision, &id.text(), failed);
+                if self.quarantined() && !matches!(error, PolicyError::Quarantined) {
+                    berth_monitor::policy_quarantined(endpoint, true);
+                }
                 None
             }
         }

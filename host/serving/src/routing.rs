@@ -152,6 +152,9 @@ impl Routed {
                     );
                     let failed = self.failures.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
                     self.sink.router_failed(&error, &self.revision, &id.text(), failed);
+                    if self.quarantined() && !matches!(error, PolicyError::Quarantined) {
+                        berth_monitor::policy_quarantined(&self.endpoint, true);
+                    }
                 }
             }
         }

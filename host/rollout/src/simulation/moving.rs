@@ -1,7 +1,7 @@
 //! A rollout by a virtual clock: what the controller does in a host, with what it commits kept here.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use berth_plugin::{ArmState, Observation, Phase, Routers, Subject};
 use berth_serving::ArmStatus;
@@ -157,7 +157,8 @@ impl Moving {
         let plan = self.rollout.evaluation.as_ref().map(|evaluation| &evaluation.plan);
         match asked.policy.evaluate(&observation, plan) {
             Ok(evaluation) => {
-                let after = decide::after(&self.rollout, &evaluation);
+                let quarantined = self.quarantined.load(Ordering::Relaxed);
+                let after = decide::after(&self.rollout, &evaluation, quarantined);
                 let decided = after.is_some();
                 if let Some(after) = after {
                     let of =
