@@ -33,6 +33,9 @@ const INSTANCES_PER_CORE: usize = 32;
 /// Instances beyond those of requests, for checks while a revision is made ready.
 const RESERVE: usize = 8;
 
+/// How long what operators do may take once clients have had their last answers.
+const OPERATORS: Duration = Duration::from_secs(1);
+
 /// Run the host.
 #[derive(clap::Args)]
 pub(crate) struct Serve {
@@ -216,7 +219,8 @@ impl Serve {
         stop.send_replace(true);
         let finished = async {
             let _ = clients.await;
-            let _ = operators.await;
+            // What is committed of what operators do is gone on with at the next start.
+            let _ = tokio::time::timeout(OPERATORS, operators).await;
         };
         tokio::select! {
             () = finished => {}
