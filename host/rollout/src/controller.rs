@@ -144,10 +144,7 @@ impl Following {
             }
         }
         let changed = self.seen.as_ref() != Some(&statuses);
-        if rollout.order.is_none()
-            && !rollout.paused
-            && (changed || Instant::now() >= self.pace.due)
-        {
+        if self.asks(&rollout) && (changed || Instant::now() >= self.pace.due) {
             self.seen = Some(statuses);
             match self.evaluate(rollout)? {
                 Some(changed) => rollout = changed,
@@ -159,6 +156,14 @@ impl Following {
             self.host.commit_observed(&self.rolling)?;
         }
         self.bring_about(&rollout)
+    }
+
+    /// Whether the policy has a say now: after a start of the host, once what it had wanted is there again.
+    fn asks(&self, rollout: &Rollout) -> bool {
+        let returning = self.seen.is_none()
+            && rollout.evaluation.is_some()
+            && self.rolling.statuses().contains(&ArmStatus::Preparing);
+        rollout.order.is_none() && !rollout.paused && !returning
     }
 
     /// The rollout as it was committed; none when it is over.
@@ -285,7 +290,7 @@ impl Following {
         let statuses = rolling.statuses();
         let leaving = statuses.contains(&ArmStatus::Leaving);
         let mut wait = self.pace.due.saturating_duration_since(Instant::now()).min(OBSERVED);
-        if rollout.paused || rollout.order.is_some() {
+        if !self.asks(rollout) {
             wait = OBSERVED;
         }
         for (arm, wanted) in wanted.into_iter().enumerate() {

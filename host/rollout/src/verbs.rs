@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_monitor::Observed;
 use berth_plugin::{ArmState, Phase};
 use berth_serving::documents::{EndpointState, Order, Outcome, Rollout};
 use berth_serving::rolling::ARMS;
@@ -90,7 +89,24 @@ pub fn status(host: &Host, name: &Name) -> Result<RolloutView, ControlError> {
     };
     let said = rolling.as_ref().and_then(|rolling| rolling.said());
     let said = said.or_else(|| rollout.evaluation.clone());
-    let arms = (0..ARMS.len()).map(|arm| view(&rollout, rolling.as_deref(), &observed[arm], arm));
+    let status = |arm: usize| match &rolling {
+        Some(rolling) => word(&rolling.statuses()[arm]),
+        // It is being restored.
+        None if record.state == EndpointState::Rolling => match rollout.wanted()[arm] {
+            ArmState::Stopped => "stopped",
+            ArmState::Standby | ArmState::Ready => "preparing",
+        },
+        None if rollout.share == arm as f64 => "ready",
+        None => "stopped",
+    };
+    let arms = (0..ARMS.len()).map(|arm| ArmView {
+        name: ARMS[arm],
+        revision: rollout.arms[arm].short(),
+        share: [1.0 - rollout.share, rollout.share][arm],
+        wanted: rollout.wanted()[arm],
+        status: status(arm),
+        numbers: Numbers::from(&observed[arm]),
+    });
     Ok(RolloutView {
         arms: arms.collect(),
         endpoint: name.clone(),
@@ -117,6 +133,11 @@ pub async fn ask(
     note: Note,
 ) -> Result<RolloutView, ControlError> {
     host.last_rollout(name)?;
+    if tokio::time::timeout(PATIENCE, host.restored(name)).await.is_err() {
+        return Err(ControlError::Conflict(format!(
+            "endpoint {name} is being made ready since the host was started; ask again when it answers"
+        )));
+    }
     let none = || ControlError::Conflict(format!("endpoint {name} has no rollout under way"));
     let rolling = under_way(host, name).ok_or_else(none)?;
     let mut refused = None;
@@ -166,24 +187,12 @@ fn under_way(host: &Host, name: &Name) -> Option<Arc<Rolling>> {
     host.rollouts().into_iter().find(|rolling| rolling.endpoint() == name)
 }
 
-fn view(rollout: &Rollout, rolling: Option<&Rolling>, observed: &Observed, arm: usize) -> ArmView {
-    let status = match rolling {
-        Some(rolling) => match rolling.statuses()[arm] {
-            ArmStatus::Ready => "ready",
-            ArmStatus::Preparing => "preparing",
-            ArmStatus::Leaving => "leaving",
-            ArmStatus::Stopped => "stopped",
-            ArmStatus::Broken(_) => "broken",
-        },
-        None if rollout.share == arm as f64 => "ready",
-        None => "stopped",
-    };
-    ArmView {
-        name: ARMS[arm],
-        revision: rollout.arms[arm].short(),
-        share: [1.0 - rollout.share, rollout.share][arm],
-        wanted: rollout.wanted()[arm],
-        status,
-        numbers: Numbers::from(observed),
+fn word(status: &ArmStatus) -> &'static str {
+    match status {
+        ArmStatus::Ready => "ready",
+        ArmStatus::Preparing => "preparing",
+        ArmStatus::Leaving => "leaving",
+        ArmStatus::Stopped => "stopped",
+        ArmStatus::Broken(_) => "broken",
     }
 }

@@ -1,6 +1,7 @@
 //! What changes the endpoints: push, apply, rollback, delete.
 
-use std::sync::{Arc, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_store::{Change, Note, SealedBlob};
@@ -17,10 +18,11 @@ use crate::error::ControlError;
 use crate::host::{Host, PREPARING};
 use crate::live::LiveRevision;
 use crate::model_files::ModelBlobs;
-use crate::prepare::{Workshop, blocking};
+use crate::prepare::{Wanted, Workshop, blocking};
 use crate::rolling::Endpoint;
 use crate::rollouts::PinnedRollout;
 use crate::spec::EndpointSpec;
+use crate::turns::Turn;
 use crate::view::{HISTORY, no_endpoint};
 
 /// What became of an apply, a rollback or a dry run.
@@ -70,7 +72,10 @@ impl Host {
         let wanted = move || asked.strong_count() > 0;
         blocking(move || {
             // Two that push the same do not take it from each other: the second finds it in its place.
-            let _alone = workshop.pushes.lock().unwrap_or_else(PoisonError::into_inner);
+            // In one order, so that no two wait for each other.
+            let digests: BTreeSet<_> = files.data.values().chain([&files.model]).collect();
+            let _turns: Vec<_> =
+                digests.into_iter().map(|digest| workshop.pushes.wait_blocking(digest)).collect();
             let blobs = ModelBlobs::uploaded(&workshop.store, &files)?;
             commit_model(&workshop, name, blobs, &note, &wanted)
         })
@@ -107,8 +112,8 @@ impl Host {
     }
 
     /// Applies an endpoint file: commits its revision, makes it ready beside the live one and lets
-    /// it take over. Returns when it is live or has failed; with `wait` unset, once it is committed;
-    /// with a rollout, once that has begun.
+    /// it take over, all of that after what was applied to the endpoint before. Returns when it is live
+    /// or has failed; with `wait` unset, once it is committed; with a rollout, once that has begun.
     pub async fn apply(
         self: &Arc<Self>,
         spec: EndpointSpec,
@@ -116,41 +121,57 @@ impl Host {
         wait: bool,
     ) -> Result<Applied, ControlError> {
         spec.check()?;
-        let turn = self.turn(&spec.name).await;
-        let control = Arc::clone(&self.control).lock_owned().await;
+        let name = &spec.name;
+        self.restored(name).await;
+        let turn = self.applying.wait(name).await;
         let revision = self.resolve(&spec)?;
         let rollout = self.resolve_rollout(&spec)?;
-        self.apply_revision(revision, rollout, note, wait, (control, Some(turn))).await
+        // Held until it is in use: nobody is to wait while it is compiled.
+        let _compiled = match &rollout {
+            None => None,
+            Some(asked) => {
+                let (workshop, policy) = (Arc::clone(&self.workshop), asked.policy.policy.clone());
+                Some(blocking(move || workshop.component(&policy)).await?)
+            }
+        };
+        let control = Arc::clone(&self.control).lock_owned().await;
+        if !self.applying.stands(name, &turn) {
+            return Err(given_up(name, revision.digest()));
+        }
+        self.apply_revision(revision, rollout, note, wait, (control, turn)).await
     }
 
-    /// Does all of an apply but the change: resolves, compiles, opens, configures.
+    /// Does all of an apply but the change: resolves, compiles, opens, configures. Dropped, it ends the
+    /// trial of a model.
     pub async fn dry_run(self: &Arc<Self>, spec: EndpointSpec) -> Result<Applied, ControlError> {
         spec.check()?;
         let revision = self.resolve(&spec)?;
         let rollout = self.resolve_rollout(&spec)?;
         let start = Instant::now();
-        let ready = self.try_out(&revision).await?;
+        let asking = Arc::new(());
+        let asked = Arc::downgrade(&asking);
+        let wanted: Wanted = Arc::new(move || asked.strong_count() > 0);
+        let ready = self.try_out(&revision, &wanted).await?;
         if let Some(asked) = rollout {
             let (host, next) = (Arc::clone(self), revision.clone());
             blocking(move || host.try_rollout(asked, &next)).await?;
         }
         let record = self.record(&revision.endpoint)?;
         let live = record.as_ref().and_then(|record| record.live);
+        let no_longer = self.takes_no_longer(&ready);
+        self.free_aside(ready);
         Ok(Applied {
             changed: live != Some(revision.digest()),
             state: record.map_or(EndpointState::Preparing, |record| record.state),
-            changes: self
-                .changes(live, &revision)
-                .into_iter()
-                .chain(self.takes_no_longer(&ready))
-                .collect(),
+            changes: self.changes(live, &revision).into_iter().chain(no_longer).collect(),
             ready_ms: start.elapsed().as_secs_f64() * 1e3,
             revision: revision.digest().short(),
             endpoint: revision.endpoint,
         })
     }
 
-    /// Goes back to the revision that was live before, or to the one whose id begins with `to`.
+    /// Goes back to the revision that was live before, or to the one whose id begins with `to`. What is
+    /// being prepared, and applies that wait for it, are given up.
     pub async fn rollback(
         self: &Arc<Self>,
         name: &Name,
@@ -158,6 +179,7 @@ impl Host {
         note: Note,
         wait: bool,
     ) -> Result<Applied, ControlError> {
+        self.restored(name).await;
         let control = Arc::clone(&self.control).lock_owned().await;
         let record = self.record(name)?.ok_or_else(|| no_endpoint(name))?;
         refuse_while_rolling(name, &record)?;
@@ -198,10 +220,12 @@ impl Host {
             Some(live) if note.why.is_empty() => format!("rollback from {}", live.short()),
             _ => note.why,
         };
-        self.apply_revision(revision, None, Note { why, ..note }, wait, (control, None)).await
+        let turn = self.applying.take(name).await;
+        self.apply_revision(revision, None, Note { why, ..note }, wait, (control, turn)).await
     }
 
-    /// Takes an endpoint away, with its rollout when there is one. Requests under way finish.
+    /// Takes an endpoint away, with its rollout when there is one. Requests under way finish; what is
+    /// being prepared, and applies that wait for it, are given up.
     pub async fn delete(&self, name: &Name, note: Note) -> Result<(), ControlError> {
         let _control = self.control.lock().await;
         let _alone = self.record_lock();
@@ -209,6 +233,8 @@ impl Host {
         let gone =
             [ENDPOINT, OBSERVED, OBSERVED_VARIANTS].map(|kind| Change::delete(kind, name.as_str()));
         self.store().commit(None, &gone, &note)?;
+        self.applying.give_up(name);
+        self.is_restored(name);
         let mut old = None;
         self.change(|snapshot| {
             old = snapshot.live.remove(name);
@@ -229,7 +255,7 @@ impl Host {
         rollout: Option<PinnedRollout>,
         note: Note,
         wait: bool,
-        (control, turn): (OwnedMutexGuard<()>, Option<OwnedMutexGuard<()>>),
+        (control, turn): (OwnedMutexGuard<()>, Turn),
     ) -> Result<Applied, ControlError> {
         let digest = revision.digest();
         let name = revision.endpoint.clone();
@@ -312,10 +338,7 @@ impl Host {
         // breaks.
         drop(control);
         let host = Arc::clone(self);
-        let work = tokio::spawn(async move {
-            let _turn = turn;
-            host.make_live(&revision, note).await
-        });
+        let work = tokio::spawn(async move { host.make_live(&revision, note, turn).await });
         if wait {
             let done = work.await.map_err(|error| ControlError::Host(error.to_string()))?;
             let (took, no_longer) = done?;
@@ -326,26 +349,28 @@ impl Host {
         Ok(applied)
     }
 
-    /// Makes a committed revision ready and lets it take over, or notes why it cannot; neither where
-    /// another was committed meanwhile. Answers how long it took, and what clients can send no longer.
+    /// Makes a committed revision ready and lets it take over, or notes why it cannot; neither where it
+    /// was given up meanwhile. Answers how long it took, and what clients can send no longer.
     pub(crate) async fn make_live(
-        &self,
+        self: &Arc<Self>,
         revision: &Revision,
         note: Note,
+        turn: Turn,
     ) -> Result<(Duration, Option<String>), ControlError> {
         let (name, digest) = (&revision.endpoint, revision.digest());
         let start = Instant::now();
-        let tried = self.try_out(revision).await;
-        let _control = self.control.lock().await;
-        let record = {
-            let _alone = self.record_lock();
-            self.record(name)?
-        };
-        match record.filter(|record| record.applied == digest).map(|record| record.state) {
-            Some(EndpointState::Preparing | EndpointState::Failed) => {}
-            // The same was applied once more, and came first.
-            Some(EndpointState::Live) => return Ok((start.elapsed(), None)),
-            Some(EndpointState::Rolling) | None => return Err(given_up(name, digest)),
+        let wanted: Wanted = Arc::new({
+            let (host, name) = (Arc::clone(self), name.clone());
+            move || host.applying.stands(&name, &turn)
+        });
+        let tried = self.try_out(revision, &wanted).await;
+        let control = self.control.lock().await;
+        if !wanted() {
+            drop(control);
+            self.free_aside(tried);
+            let revision = digest.short();
+            tracing::info!(endpoint = name.as_str(), revision, "given up");
+            return Err(given_up(name, digest));
         }
         match tried {
             Ok(ready) => {
@@ -381,8 +406,12 @@ impl Host {
     }
 
     /// Makes a revision ready and sees that it answers as it should.
-    pub(crate) async fn try_out(&self, revision: &Revision) -> Result<LiveRevision, ControlError> {
-        let ready = self.workshop.prepare(revision, None).await?;
+    pub(crate) async fn try_out(
+        &self,
+        revision: &Revision,
+        wanted: &Wanted,
+    ) -> Result<LiveRevision, ControlError> {
+        let ready = self.workshop.prepare(revision, None, wanted).await?;
         ready.check_alike()?;
         ready.check_recorded()?;
         self.warm_up(&ready).await?;
@@ -439,7 +468,7 @@ impl Host {
 
 fn given_up(name: &Name, digest: Digest) -> ControlError {
     ControlError::Conflict(format!(
-        "revision {} of endpoint {name} was given up while it was being prepared, for what was done to the endpoint meanwhile; see its history",
+        "revision {} of endpoint {name} was given up before it was live, for what was done to the endpoint meanwhile; see its history",
         digest.short()
     ))
 }

@@ -12,15 +12,16 @@ use berth_monitor::predictions::{FileError, Recorder};
 use berth_plugin::engine::Engines;
 use berth_store::{Change, Note, Store};
 use berth_tensor::{Digest, Name};
-use tokio::sync::{Notify, OwnedMutexGuard, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::catalog::{document, read};
 use crate::documents::{ENDPOINT, EndpointRecord, EndpointState, REVISION, Revision};
 use crate::error::{ControlError, RequestError};
 use crate::live::{Admission, LiveRevision};
-use crate::prepare::{Workshop, blocking};
+use crate::prepare::{Workshop, always, blocking};
 use crate::rolling::Endpoint;
+use crate::turns::{Turn, Turns};
 use crate::warm_up::ReadInfer;
 
 /// Why an endpoint does not answer yet.
@@ -77,21 +78,22 @@ pub struct Host {
     /// Held while an endpoint changes.
     pub(crate) control: Arc<tokio::sync::Mutex<()>>,
     /// Of each endpoint, held from an apply until what it applied is live or is not: the next waits.
-    applying: Mutex<HashMap<Name, Arc<tokio::sync::Mutex<()>>>>,
+    pub(crate) applying: Turns<Name>,
     /// Held while an endpoint's record and the snapshot change together, which a rollout does beside
     /// whoever holds `control`.
     pub(crate) recording: Mutex<()>,
     changing: Mutex<()>,
-    /// There is a rollout or a live revision that was not there before.
     /// Feedback that is looked up and written at once.
     pub(crate) feedbacks: Semaphore,
     /// Held from when feedback is committed until it is counted.
     pub(crate) rewards: Mutex<()>,
-    /// A rollout has begun or was restored.
+    /// There is a rollout or a live revision that was not there before.
     pub(crate) begun: Notify,
     /// The models of what is in the snapshot, by name, with their size as it was told last.
     resident: Mutex<HashMap<String, u64>>,
     baking: Mutex<VecDeque<(Instant, Arc<LiveRevision>)>>,
+    /// The endpoints that are yet to answer again since the host was started; none before they are known.
+    restoring: watch::Sender<Option<BTreeSet<Name>>>,
     restored: AtomicBool,
     sweeps: AtomicU64,
     options: HostOptions,
@@ -118,7 +120,7 @@ impl Host {
             workshop: Arc::new(workshop),
             snapshot: ArcSwap::default(),
             control: Arc::default(),
-            applying: Mutex::default(),
+            applying: Turns::default(),
             recording: Mutex::default(),
             changing: Mutex::default(),
             feedbacks: Semaphore::new(FEEDBACKS),
@@ -126,6 +128,7 @@ impl Host {
             begun: Notify::new(),
             resident: Mutex::default(),
             baking: Mutex::default(),
+            restoring: watch::Sender::default(),
             restored: AtomicBool::new(false),
             sweeps: AtomicU64::new(0),
             options,
@@ -162,63 +165,101 @@ impl Host {
     }
 
     /// Makes the endpoints ready that the store knows, and goes on with what was being applied. An
-    /// endpoint that takes long is waited for by few others.
+    /// endpoint that takes long is waited for by few others. Until one answers again, or cannot, whatever
+    /// is done to it waits, but for its end.
     pub async fn restore(self: &Arc<Self>) -> Result<(), ControlError> {
-        let mut names = VecDeque::new();
+        let mut endpoints = VecDeque::new();
         {
             let _control = self.control.lock().await;
-            let records = self.records()?;
+            let records = self.records();
+            let names = records.iter().flatten().map(|(name, _)| name.clone());
+            let names: BTreeSet<Name> = names.collect();
+            for name in &names {
+                // Nobody has had one yet.
+                endpoints.push_back((name.clone(), self.applying.wait(name).await));
+            }
             self.change(|snapshot| {
-                for (name, _) in records {
-                    if !snapshot.live.contains_key(&name) {
-                        snapshot.waiting.insert(name.clone(), PREPARING.to_owned());
-                    }
-                    names.push_back(name);
-                }
+                let waiting = names.iter().map(|name| (name.clone(), PREPARING.to_owned()));
+                snapshot.waiting.extend(waiting);
             });
+            self.restoring.send_replace(Some(names));
+            records?;
         }
-        let mut unfinished = BTreeSet::new();
+        let mut unfinished = Vec::new();
         let mut restoring = JoinSet::new();
         loop {
             while restoring.len() < RESTORED
-                && let Some(name) = names.pop_front()
+                && let Some((name, turn)) = endpoints.pop_front()
             {
                 let host = Arc::clone(self);
                 restoring.spawn(async move {
-                    let is_unfinished = host.restore_endpoint(&name).await?;
-                    Ok::<_, ControlError>(is_unfinished.then_some(name))
+                    let is_unfinished = host.restore_endpoint(&name).await;
+                    host.is_restored(&name);
+                    is_unfinished.then_some((name, turn))
                 });
             }
-            let Some(restored) = restoring.join_next().await else { break };
-            unfinished.extend(restored.map_err(|error| ControlError::Host(error.to_string()))??);
+            match restoring.join_next().await {
+                Some(Ok(restored)) => unfinished.extend(restored),
+                Some(Err(error)) => tracing::error!("an endpoint is not restored: {error}"),
+                None => break,
+            }
         }
-        for name in unfinished {
-            self.finish(&name).await?;
-        }
+        self.restoring.send_replace(Some(BTreeSet::new()));
         self.restored.store(true, Ordering::Release);
+        for (name, turn) in unfinished {
+            let host = Arc::clone(self);
+            tokio::spawn(async move {
+                if let Err(error) = host.finish(&name, turn).await {
+                    tracing::error!(endpoint = name.as_str(), "{}", error.first_line());
+                }
+            });
+        }
         Ok(())
+    }
+
+    /// Waits until an endpoint that was live when the host stopped answers again, or cannot.
+    pub async fn restored(&self, name: &Name) {
+        let mut restoring = self.restoring.subscribe();
+        let known = |names: &Option<BTreeSet<Name>>| {
+            names.as_ref().is_some_and(|names| !names.contains(name))
+        };
+        // What sends is held by this host.
+        let _ = restoring.wait_for(known).await;
+    }
+
+    /// Whoever waits for an endpoint to be restored goes on.
+    pub(crate) fn is_restored(&self, name: &Name) {
+        self.restoring
+            .send_if_modified(|names| names.as_mut().is_some_and(|names| names.remove(name)));
+    }
+
+    /// Has an endpoint answer again; says whether another revision was being prepared.
+    async fn restore_endpoint(self: &Arc<Self>, name: &Name) -> bool {
+        match self.restore_live(name).await {
+            Ok(is_unfinished) => is_unfinished,
+            Err(error) => {
+                self.does_not_answer(name, &error);
+                false
+            }
+        }
     }
 
     /// Has the revision of an endpoint that was live answer again; says whether another was being
     /// prepared. Nothing where something was done to the endpoint meanwhile.
-    async fn restore_endpoint(self: &Arc<Self>, name: &Name) -> Result<bool, ControlError> {
+    async fn restore_live(self: &Arc<Self>, name: &Name) -> Result<bool, ControlError> {
         let control = self.control.lock().await;
         let Some(record) = self.record(name)? else { return Ok(false) };
-        let does_not_answer = |error: &ControlError| {
-            let problem = error.first_line();
-            tracing::error!(endpoint = name.as_str(), "does not answer: {problem}");
-            self.says_why(name, error.to_string());
-        };
         if let (EndpointState::Rolling, Some(rollout)) = (record.state, record.rollout.clone()) {
-            if let Err(error) = self.restore_rollout(name, record, rollout, control).await {
-                does_not_answer(&error);
-            }
+            self.restore_rollout(name, record, rollout, control).await?;
             return Ok(false);
         }
         drop(control);
         if let Some(digest) = record.live {
             let prepared = match self.revision(digest) {
-                Ok(revision) => self.workshop.prepare(&revision, record.evaluation.clone()).await,
+                Ok(revision) => {
+                    let evaluation = record.evaluation.clone();
+                    self.workshop.prepare(&revision, evaluation, &always()).await
+                }
                 Err(error) => Err(error),
             };
             match prepared {
@@ -235,13 +276,18 @@ impl Host {
                         self.go_on_counting(name, || self.go_live(live)).await;
                     }
                 }
-                Err(error) => does_not_answer(&error),
+                Err(error) => self.does_not_answer(name, &error),
             }
         }
         if record.state == EndpointState::Failed && record.live.is_none() {
             self.says_why(name, record.problem.unwrap_or_default());
         }
         Ok(record.state == EndpointState::Preparing)
+    }
+
+    fn does_not_answer(&self, name: &Name, error: &ControlError) {
+        tracing::error!(endpoint = name.as_str(), "does not answer: {}", error.first_line());
+        self.says_why(name, error.to_string());
     }
 
     /// Says why an endpoint does not answer, unless it does by now or is gone.
@@ -253,14 +299,15 @@ impl Host {
         });
     }
 
-    /// Goes on with what was being prepared when the host ended.
-    async fn finish(&self, name: &Name) -> Result<(), ControlError> {
+    /// Goes on with what was being prepared when the host ended, unless that was given up since.
+    async fn finish(self: &Arc<Self>, name: &Name, turn: Turn) -> Result<(), ControlError> {
         let note = Note { who: "berth".into(), why: "went on after a restart".into() };
         let applied = {
             let _control = self.control.lock().await;
             let record = self.record(name)?;
-            let preparing = |record: &EndpointRecord| record.state == EndpointState::Preparing;
-            let Some(record) = record.filter(preparing) else { return Ok(()) };
+            let Some(record) = record.filter(|_| self.applying.stands(name, &turn)) else {
+                return Ok(());
+            };
             if record.starts >= STARTS {
                 // What ends the host is not tried at each of its starts.
                 let problem = "the host has ended again and again while it was being prepared; to try it once more, apply it again";
@@ -270,20 +317,9 @@ impl Host {
             self.change_record(name, &note, |record| record.starts += 1)?;
             record.applied
         };
-        if let Err(error) = self.make_live(&self.revision(applied)?, note).await {
-            tracing::error!(endpoint = name.as_str(), "{}", error.first_line());
-        }
+        // It has said itself what became of it.
+        let _ = self.make_live(&self.revision(applied)?, note, turn).await;
         Ok(())
-    }
-
-    /// Waits until nothing that was applied to the endpoint before is being prepared.
-    pub(crate) async fn turn(&self, name: &Name) -> OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
-            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-            Arc::clone(turns.entry(name.clone()).or_default())
-        };
-        turn.lock_owned().await
     }
 
     /// Has a revision that is ready answer the request that its endpoint file names, if it does.
@@ -334,15 +370,26 @@ impl Host {
         let admission = &self.workshop.admission;
         let idle = admission.requests.available_permits() == self.options.max_requests;
         if !expired.is_empty() || (idle && sweeps.is_multiple_of(TRIM)) {
-            // Takes milliseconds of a core.
-            let freed = self.workshop.runtime.aside(|| {
-                drop(expired);
-                give_memory_back();
-            });
-            if let Err(error) = freed {
-                tracing::warn!("freed memory is not given back now: {error}");
-            }
+            self.free(expired);
         }
+    }
+
+    /// Lets go of what may hold models, and hands its memory back to the system. Takes milliseconds of a
+    /// core. Blocks.
+    fn free(&self, held: impl Send) {
+        let freed = self.workshop.runtime.aside(|| {
+            drop(held);
+            give_memory_back();
+        });
+        if let Err(error) = freed {
+            tracing::warn!("freed memory is not given back now: {error}");
+        }
+    }
+
+    /// The same without being waited for.
+    pub(crate) fn free_aside(self: &Arc<Self>, held: impl Send + 'static) {
+        let host = Arc::clone(self);
+        tokio::task::spawn_blocking(move || host.free(held));
     }
 
     pub(crate) fn go_live(&self, ready: LiveRevision) {

@@ -26,6 +26,7 @@
 //! - `rollouts`: what a rollout needs of the host
 //! - [`host`]: the snapshot that requests see, and how it is swapped
 //! - [`control`]: push, apply, rollback, delete
+//! - `turns`: the order in which that is done to one endpoint, or with one content
 //! - `resolve`: from an endpoint file to a revision
 //! - [`view`]: the endpoints as an operator sees them
 
@@ -61,6 +62,7 @@ pub mod shadow;
 mod sink;
 mod slices;
 pub mod spec;
+mod turns;
 pub mod view;
 pub mod warm_up;
 

@@ -34,9 +34,18 @@ use crate::shadow::Shadows;
 use crate::sink::{Places, VariantSink};
 use crate::slices::Slices;
 use crate::spec::{Limits, SpecError};
+use crate::turns::Turns;
 
 /// How long a processor may take to be made when a revision is checked.
 const CREATE_TIME: Duration = Duration::from_secs(30);
+
+/// Says whether what takes long is wanted still.
+pub(crate) type Wanted = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// What nobody gives up.
+pub(crate) fn always() -> Wanted {
+    Arc::new(|| true)
+}
 
 /// What revisions are made with. Models, code and assets are shared by digest among them.
 pub(crate) struct Workshop {
@@ -55,8 +64,8 @@ pub(crate) struct Workshop {
     shares: Shared<Name, Share>,
     /// Where plugins have trapped.
     traps: Arc<Places>,
-    /// Held while a model that was uploaded is pushed.
-    pub(crate) pushes: Mutex<()>,
+    /// Of each file of a model that was uploaded, held while the model is pushed.
+    pub(crate) pushes: Turns<Digest>,
 }
 
 /// Values in use, by what they are known by. One that nobody uses any more is forgotten. A place is held
@@ -114,15 +123,16 @@ impl Workshop {
             assets: Shared::new(),
             shares: Shared::new(),
             traps: Arc::default(),
-            pushes: Mutex::default(),
+            pushes: Turns::default(),
         }
     }
 
-    /// Opens a model, or finds it open. Blocks.
-    pub(crate) fn model(
+    /// Opens a model, or finds it open, for as long as that is `wanted`. Blocks.
+    fn model(
         &self,
         pinned: &Pinned,
         options: &ModelOptions,
+        wanted: &(dyn Fn() -> bool + Sync),
     ) -> Result<Arc<Opened>, ControlError> {
         let name = pinned.to_string();
         self.models.get_or_make((pinned.digest, options.clone()), || {
@@ -132,7 +142,7 @@ impl Workshop {
             let blobs = self.runtime.aside(stored).map_err(|error| {
                 Box::new(OpenError::Threads { name: name.clone(), problem: error.to_string() })
             })??;
-            blobs.open(self, &name, options, &|| true)
+            blobs.open(self, &name, options, wanted)
         })
     }
 
@@ -183,7 +193,7 @@ impl Workshop {
     }
 
     /// The component of a plugin's version. Blocks.
-    fn component(&self, plugin: &Pinned) -> Result<Arc<Compiled>, ControlError> {
+    pub(crate) fn component(&self, plugin: &Pinned) -> Result<Arc<Compiled>, ControlError> {
         let name = plugin.to_string();
         let read = || self.store.blob_read(&plugin.digest);
         let (component, took) = self.compile(&name, plugin.digest, read)?;
@@ -200,18 +210,19 @@ impl Workshop {
         })
     }
 
-    /// Makes a revision ready. With the `evaluation` that its routing policy gave before, goes on
-    /// from there and from what was observed.
+    /// Makes a revision ready, for as long as that is `wanted`. With the `evaluation` that its routing
+    /// policy gave before, goes on from there and from what was observed.
     pub(crate) async fn prepare(
         self: &Arc<Self>,
         revision: &Revision,
         evaluation: Option<Evaluation>,
+        wanted: &Wanted,
     ) -> Result<LiveRevision, ControlError> {
         let digest = revision.digest();
         let share = self.share(&revision.endpoint)?;
         let mut variants = Vec::with_capacity(revision.variants.len());
         for variant in &revision.variants {
-            variants.push(self.variant(revision, variant, &share.lane).await?);
+            variants.push(self.variant(revision, variant, &share.lane, wanted).await?);
         }
         let routing = match &revision.routing {
             None => Routing::Only,
@@ -251,14 +262,16 @@ impl Workshop {
         revision: &Revision,
         variant: &PinnedVariant,
         lane: &Arc<Lane>,
+        wanted: &Wanted,
     ) -> Result<LiveVariant, ControlError> {
         let (workshop, pinned) = (Arc::clone(self), variant.clone());
         let (lane, specs) = (Arc::clone(lane), revision.models.clone());
+        let wanted = Arc::clone(wanted);
         let (models, assets, component) = blocking(move || {
             let models = pinned.models.iter().map(|(role, model)| {
                 let (role, name) = (role.clone(), model.to_string());
                 let spec = specs.get(&model.name).cloned().unwrap_or_default();
-                let opened = workshop.model(model, &spec.options(&model.name)?)?;
+                let opened = workshop.model(model, &spec.options(&model.name)?, &*wanted)?;
                 if let (Some(2..), Batching::Alone { why }) = (spec.max_batch, opened.batching()) {
                     let problem = format!("requests for {name} cannot run together: {why}");
                     let key = format!("models.{}.max_batch", model.name);

@@ -14,7 +14,7 @@ use crate::documents::{Pinned, REVISION, Revision};
 use crate::error::{ControlError, RequestError};
 use crate::host::Host;
 use crate::live::{LiveRevision, PredictionId};
-use crate::prepare::blocking;
+use crate::prepare::{always, blocking};
 use crate::recording::answered;
 use crate::rolling::Endpoint;
 
@@ -160,7 +160,7 @@ impl Host {
         } else if let Some(live) = live.into_iter().find(|live| live.digest == digest) {
             return Ok((revision, live));
         }
-        let ready = self.workshop.prepare(&revision, None).await?;
+        let ready = self.workshop.prepare(&revision, None, &always()).await?;
         Ok((revision, Arc::new(ready)))
     }
 

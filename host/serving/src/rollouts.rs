@@ -18,8 +18,8 @@ use crate::documents::{
 use crate::error::ControlError;
 use crate::host::{Host, give_memory_back};
 use crate::live::LiveRevision;
-use crate::prepare::blocking;
-use crate::rolling::{Arm, Endpoint, Rolling};
+use crate::prepare::{always, blocking};
+use crate::rolling::{Arm, ArmStatus, Endpoint, Rolling};
 use crate::rollout_router::RolloutRouter;
 use crate::sink::VariantSink;
 use crate::spec::SpecError;
@@ -177,7 +177,8 @@ impl Host {
         let _alone = self.record_lock();
         if let Some((mut record, _)) = self.rolling_record(rolling)? {
             let note = Note { who: "berth".into(), why: "observed".into() };
-            if record.starts > 0 {
+            let preparing = rolling.statuses().contains(&ArmStatus::Preparing);
+            if record.starts > 0 && !preparing {
                 // The host has stood for long enough.
                 record.starts = 0;
                 return self.commit_with_observed(rolling, &record, &note);
@@ -298,6 +299,7 @@ impl Host {
     }
 
     /// Goes on with a rollout after a restart: with the arms and the share that were committed last.
+    /// The live revision answers as soon as it is ready; a next one that had a share is waited for.
     /// Where the host has ended again and again before anything was decided, the next revision is
     /// given up. `control` has been held since the record was read.
     pub(crate) async fn restore_rollout(
@@ -327,12 +329,13 @@ impl Host {
         let rollout = &rollout;
         let next = self.revision(rollout.arms[1])?;
         let rolling = Arc::new(Rolling::new(rollout, &next, self.last_observed(name)?));
-        for (arm, wanted) in rollout.wanted().into_iter().enumerate() {
-            if wanted != ArmState::Stopped && rolling.begin(arm) {
-                self.put_arm(&rolling, arm).await;
-            }
+        let [live, next] = rollout.wanted().map(|wanted| wanted != ArmState::Stopped);
+        // Before the policy is asked, which is told of both again.
+        let next = next && rolling.begin(1);
+        if live && rolling.begin(0) {
+            self.put_arm(&rolling, 0).await;
         }
-        let _control = self.control.lock().await;
+        let control = self.control.lock().await;
         {
             let _alone = self.record_lock();
             if self.rolling_record(&rolling)?.is_none() {
@@ -343,11 +346,20 @@ impl Host {
         let answer = || {
             self.change(|snapshot| {
                 snapshot.waiting.remove(name);
-                snapshot.live.insert(name.clone(), Endpoint::Rolling(rolling));
+                snapshot.live.insert(name.clone(), Endpoint::Rolling(Arc::clone(&rolling)));
             });
         };
         self.go_on_counting(name, answer).await;
         self.begun.notify_one();
+        drop(control);
+        self.is_restored(name);
+        if next {
+            let (host, rolling) = (Arc::clone(self), Arc::clone(&rolling));
+            let prepared = tokio::spawn(async move { host.put_arm(&rolling, 1).await });
+            if rollout.share > 0.0 {
+                prepared.await.map_err(|error| ControlError::Host(error.to_string()))?;
+            }
+        }
         Ok(())
     }
 
@@ -385,7 +397,7 @@ impl Host {
         let prepared = async {
             let revision = self.revision(rolling.revision(arm))?;
             if arm == 1 {
-                let tried = self.try_out(&revision).await?;
+                let tried = self.try_out(&revision, &always()).await?;
                 let live = rolling.ready(0);
                 if let Some(problem) = live.and_then(|live| tried.takes_no_longer(&live)) {
                     let problem = format!(
@@ -396,7 +408,7 @@ impl Host {
                 return Ok(tried);
             }
             let evaluation = self.record(rolling.endpoint())?.and_then(|record| record.evaluation);
-            self.workshop.prepare(&revision, evaluation).await
+            self.workshop.prepare(&revision, evaluation, &always()).await
         };
         let state = match prepared.await {
             Ok(revision) => Arm::Ready(Arc::new(revision)),
@@ -436,9 +448,10 @@ impl Host {
     }
 }
 
-/// What is observed of two arms when they begin.
+/// What is observed of two arms when they begin: of feedback, what comes from now on.
 fn nothing() -> Vec<Observed> {
-    vec![Observed::default(); 2]
+    let feedback = now_ms() * 1000;
+    vec![Observed { feedback, ..Observed::default() }; 2]
 }
 
 fn observed(rolling: &Rolling) -> Result<Change, ControlError> {
