@@ -458,6 +458,32 @@ fn a_rollout_goes_on_after_a_crash() {
 }
 
 #[test]
+fn the_live_revision_answers_while_the_next_is_made_ready_again() {
+    let mut host = host();
+    let live = host.apply(&adder(1, ""));
+    host.push_model("turns", &onnx::turns(0));
+    // Minutes.
+    host.file(
+        "long.json",
+        r#"{"inputs":[{"name":"n","datatype":"INT64","shape":[],"data":[999999999]}]}"#,
+    );
+    let long = "timeout_ms = 600_000\nwarm_up = { infer = \"long.json\" }\n";
+    let model = bare("main", "turns@1");
+    begin(&host, &format!("name = \"e\"\n{long}{USER}{}{model}", held(50)));
+    let statuses = |host: &Host| {
+        let arms = status(host)["arms"].clone();
+        [0, 1].map(|arm| arms[arm]["status"].as_str().unwrap().to_owned())
+    };
+    until("the next is made ready", || statuses(&host) == ["ready", "preparing"]);
+    host.restart();
+    assert_eq!(host.send(&ask(1)).revision(), live);
+    assert_eq!(statuses(&host), ["ready", "preparing"]);
+    host.ok(&["rollout", "abort", "e"]);
+    assert_eq!(outcome(&host), "aborted");
+    assert_eq!(host.send(&ask(1)).revision(), live);
+}
+
+#[test]
 fn a_rollout_that_the_host_never_survives_is_given_up() {
     let mut host = host();
     let live = host.apply(&adder(1, ""));

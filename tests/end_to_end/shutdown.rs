@@ -1,9 +1,10 @@
 //! Signals.
 
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 
 use crate::processors::{ONE_INSTANCE, take_the_instance};
-use crate::support::files::tensors;
+use crate::support::files::{tensors, told};
 use crate::support::{Host, Request, onnx, until};
 
 fn host(options: &[&str]) -> (Host, Request) {
@@ -42,6 +43,30 @@ fn the_second_signal_quits() {
     host.signal("TERM");
     host.ended();
     assert!(slow.end(&request).is_err(), "it was not waited for");
+}
+
+#[test]
+fn what_an_operator_waits_for_is_not_waited_for() {
+    let (host, request) = host(&["--drain", "3600"]);
+    host.push_model("turns", &onnx::turns(0));
+    // Minutes.
+    host.file(
+        "long.json",
+        r#"{"inputs":[{"name":"n","datatype":"INT64","shape":[],"data":[999999999]}]}"#,
+    );
+    let long = "timeout_ms = 600_000\nwarm_up = { infer = \"long.json\" }\n";
+    let file = host.file("long.toml", format!("{long}{}", tensors("long", "turns@1")));
+    let mut berth = Command::new(told("BERTH_BIN"));
+    berth.args(["apply", file.to_str().unwrap()]).env("BERTH_ADMIN", host.admin.to_string());
+    let mut applying = berth.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until("it is being prepared", || {
+        let shown = host.cli(&["endpoint", "show", "long", "--json"]);
+        shown.stdout.contains("\"preparing\"")
+    });
+    assert_eq!(host.send(&request).output(), [6.0]);
+    host.signal("TERM");
+    assert_eq!(host.ended().code(), Some(0));
+    assert!(!applying.wait().unwrap().success());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::durability::digest;
 use crate::processors::faults;
+use crate::rollouts::{begin, outcome};
 use crate::support::files::{an_eight, bare, digits_endpoint, guest, plugin, tensors};
 use crate::support::{Host, Request, onnx, until};
 
@@ -177,6 +178,51 @@ fn variants_that_are_drawn_for_the_same_request_take_the_same() {
     }
 }
 
+#[test]
+fn what_is_done_while_an_endpoint_is_restored_is_done_to_what_was_live() {
+    let mut host = Host::start();
+    host.push("plugin", "canary", &plugin("canary"));
+    for extra in 0..3 {
+        host.push_model("turns", &onnx::turns(extra));
+    }
+    // Some seconds, for which it does not answer after a start.
+    host.file(
+        "turns.json",
+        r#"{"inputs":[{"name":"n","datatype":"INT64","shape":[],"data":[9999999]}]}"#,
+    );
+    let file = |version: u32, rollout: &str| {
+        let model = tensors("e", &format!("turns@{version}"));
+        format!("timeout_ms = 100_000\nwarm_up = {{ infer = \"turns.json\" }}\n{rollout}{model}")
+    };
+    let history = |host: &Host| host.json(&["endpoint", "history", "e"]).as_array().unwrap().len();
+    let first = host.apply(&file(1, ""));
+    let live = host.apply(&file(2, ""));
+    let seen = history(&host);
+
+    let again = host.file("again.toml", file(2, ""));
+    host.start_again();
+    let applied = host.json(&["apply", again.to_str().unwrap()]);
+    assert_eq!((&applied["changed"], &applied["revision"]), (&json!(false), &json!(live)));
+    assert_eq!(history(&host), seen, "nothing was to be done");
+
+    host.start_again();
+    let rolled = host.json(&["endpoint", "rollback", "e"]);
+    assert_eq!((&rolled["state"], &rolled["revision"]), (&json!("live"), &json!(first)));
+
+    host.start_again();
+    begin(&host, &file(3, "rollout = { policy = \"canary@1\", config = { steps = [50, 100] } }\n"));
+
+    host.start_again();
+    let said = host.cli(&["rollout", "abort", "e"]);
+    let waits = said.stderr.contains("is being made ready since the host was started");
+    assert!(said.code == 0 || waits, "{said:?}");
+    if waits {
+        until("it is restored", || host.cli(&["rollout", "abort", "e"]).code == 0);
+    }
+    assert_eq!(outcome(&host), "aborted");
+    assert_eq!(host.json(&["endpoint", "show", "e"])["live"], first);
+}
+
 /// What ends the host is not tried at each of its starts: they would be all there is of it.
 #[test]
 fn what_is_prepared_whenever_the_host_ends_is_given_up_in_the_end() {
@@ -202,7 +248,7 @@ fn what_is_prepared_whenever_the_host_ends_is_given_up_in_the_end() {
         assert_eq!((answer.status, answer.revision()), (200, &*live), "{}", answer.text());
     };
     for _ in 0..4 {
-        host.start_again();
+        host.restart();
         until("it is gone on with", || {
             let history = host.json(&["endpoint", "history", "digits"]);
             history[0]["why"] == "went on after a restart" && state(&host) == "preparing" && {
@@ -210,6 +256,7 @@ fn what_is_prepared_whenever_the_host_ends_is_given_up_in_the_end() {
                 std::mem::replace(&mut entries, seen) < seen
             }
         });
+        serves(&host);
     }
     host.restart();
     let shown = host.json(&["endpoint", "show", "digits"]);

@@ -1,6 +1,9 @@
 //! What goes on while a model is tried, and what is known of one that never answers.
 
 use std::fs;
+use std::process::{Command, Stdio};
+
+use serde_json::json;
 
 use crate::support::onnx as small;
 
@@ -41,10 +44,17 @@ fn a_trial_holds_up_nobody_and_ends_with_who_wants_it() {
     for number in [1.0, 2.0] {
         host.push_model("adder", &small::adder(number));
     }
-    let mut pushing = host.connect_admin();
-    let slow = small::slow_to_open();
-    pushing.start(&Request::post("/v1/models/slow", "application/octet-stream", slow)).unwrap();
+    let slow = host.file("slow.onnx", small::slow_to_open());
+    let mut berth = Command::new(told("BERTH_BIN"));
+    berth.args(["model", "push", "slow", slow.to_str().unwrap()]);
+    berth.env("BERTH_ADMIN", host.admin.to_string()).stdin(Stdio::null());
+    let mut pushing = berth.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     until("the slow model is tried", || trials(&host) == 1);
+    assert_eq!(
+        host.push_model("other", &small::adder(1.0)),
+        1,
+        "what is known is pushed beside it"
+    );
     for version in [1, 2] {
         host.apply(&endpoint(version));
         assert_eq!(host.send(&ask()).output(), [1.0 + f64::from(version)]);
@@ -52,7 +62,8 @@ fn a_trial_holds_up_nobody_and_ends_with_who_wants_it() {
     host.ok(&["endpoint", "rollback", "e"]);
     assert_eq!(host.send(&ask()).output(), [2.0]);
     assert_eq!(trials(&host), 1, "it is still tried: {}", host.log());
-    drop(pushing);
+    pushing.kill().unwrap();
+    pushing.wait().unwrap();
     until("the trial ends", || trials(&host) == 0);
     host.refused(&["model", "show", "slow"], "there is no model slow");
 }
@@ -93,8 +104,36 @@ fn what_never_answers_is_known_from_its_trial() {
     host.ok(&["endpoint", "rollback", "a"]);
     let now = host.json(&["endpoint", "show", "a"]);
     assert_eq!((&now["state"], &now["live"]), (&"live".into(), &before), "{now}");
-    assert_eq!(trials(&host), 1, "{}", host.log());
+    until("the trial of what was given up ends", || trials(&host) == 0);
+    // Nothing waits for it, and nothing that waited for it comes after what gave it up.
+    let first = host.apply(&tensors("a", "adder@1"));
+    gives_up(&host, file.to_str().unwrap(), &["endpoint", "rollback", "a"]);
+    let now = host.json(&["endpoint", "show", "a"]);
+    assert_eq!((&now["state"], &now["live"]), (&"live".into(), &first.into()), "{now}");
+    gives_up(&host, file.to_str().unwrap(), &["endpoint", "delete", "a"]);
+    host.refused(&["endpoint", "show", "a"], "there is no endpoint a");
+    host.ok(&["apply", file.to_str().unwrap(), "--no-wait"]);
+    until("it is tried", || trials(&host) == 1);
+    host.ok(&["endpoint", "delete", "a"]);
+    host.apply(&tensors("a", "adder@1"));
+    until("its trial ends", || trials(&host) == 0);
     after(&mut host);
+}
+
+/// Applies to `a` what is tried for long, and another that waits for it, and has a command give up both.
+fn gives_up(host: &Host, slow: &str, command: &[&str]) {
+    let variant = json!({"name": "main", "models": {"default": "adder@2"}});
+    let spec = json!({"name": "a", "variants": [variant]}).to_string();
+    let apply = Request::post("/v1/endpoints", "application/json", &spec);
+    host.ok(&["apply", slow, "--no-wait"]);
+    until("it is tried", || trials(host) == 1);
+    let mut waiting = host.connect_admin();
+    waiting.begin(&apply).unwrap();
+    waiting.write(spec.as_bytes()).unwrap();
+    host.ok(command);
+    let answer = waiting.answer().unwrap();
+    answer.check_error("what has waited", 409, "was given up before it was live");
+    until("the trial ends", || trials(host) == 0);
 }
 
 #[test]
