@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::guests::modes;
 use crate::support::files::{bare, guest, plugin};
-use crate::support::{Host, Request, beside, onnx};
+use crate::support::{Host, Request, beside, onnx, until};
 
 fn host() -> Host {
     let host = Host::start();
@@ -168,6 +168,7 @@ pub(crate) fn the_last_shares_serve_where_a_router_fails() {
         let expected = if quarantined { "first" } else { "last" };
         assert_eq!(host.send(&ask(mode)).variant(), expected, "{mode}");
         assert_eq!(host.json(&["endpoint", "show", mode])["quarantined"], quarantined, "{mode}");
+        assert_eq!(in_quarantine(&host, mode), f64::from(u8::from(quarantined)), "{mode}");
     }
     host.restart();
     assert_eq!(host.send(&ask("trap").header("x-fault", "yes")).variant(), "first");
@@ -217,6 +218,55 @@ fn a_router_that_is_not_pure_is_found_out() {
     // The next revision starts anew.
     host.apply(&routed("e", "router-faults@1", "mode = \"none\""));
     assert_eq!(host.json(&["endpoint", "show", "e"])["quarantined"], false);
+    until("the quarantine is over", || in_quarantine(&host, "e") == 0.0);
+}
+
+fn in_quarantine(host: &Host, endpoint: &str) -> f64 {
+    host.metric(&format!("berth_policy_quarantined{{endpoint={endpoint:?}}}"))
+}
+
+/// What came to the arms is not what the policy had asked for, so that nothing follows from it.
+#[test]
+fn a_rollout_whose_router_is_in_quarantine_goes_no_further() {
+    let host = host();
+    host.push("plugin", "router-faults", &guest("router-faults"));
+    let endpoint = |version: u32, rollout: &str| {
+        format!(
+            "name = \"r\"\nattributes = {{ fault = {{ header = \"x-fault\" }} }}\n{rollout}{}",
+            bare("main", &format!("adder@{version}"))
+        )
+    };
+    host.push_model("adder", &onnx::adder(2.0));
+    let ask = || Request::infer("r", "x", &[1], &[0.0]);
+    for (faults, state) in [(false, "live"), (true, "rolling")] {
+        host.apply(&endpoint(1, ""));
+        let rollout = "rollout = { policy = \"router-faults@1\", config = { mode = \"nan\", attribute = \"fault\", promote_after = 60 } }\n";
+        let file = host.file("next.toml", endpoint(2, rollout));
+        assert_eq!(host.json(&["apply", file.to_str().unwrap()])["state"], "rolling");
+        let status = || host.json(&["rollout", "status", "r"]);
+        until("both answer", || {
+            let arms = &status()["arms"];
+            arms[1]["share"] == 0.5 && arms[1]["status"] == "ready"
+        });
+        for _ in 0..20 {
+            let ask = if faults { ask().header("x-fault", "yes") } else { ask() };
+            assert_eq!(host.send(&ask).status, 200);
+        }
+        assert_eq!(in_quarantine(&host, "r"), f64::from(u8::from(faults)));
+        for _ in 0..60 {
+            assert_eq!(host.send(&ask()).status, 200);
+        }
+        // Several ticks.
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let now = status();
+        assert_eq!(now["state"], state, "{now}");
+        if faults {
+            assert!(now["problem"].as_str().unwrap().contains("in quarantine"), "{now}");
+            assert_eq!(now["arms"][1]["share"], 0.5);
+            host.ok(&["rollout", "abort", "r"]);
+            until("the quarantine is over", || in_quarantine(&host, "r") == 0.0);
+        }
+    }
 }
 
 #[test]

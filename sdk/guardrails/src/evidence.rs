@@ -190,7 +190,9 @@ impl Metric {
         let by_values = values.moments().variance() / counts.sum;
         let by_units = over_units.estimate().variance;
         match by_units / by_values {
-            times if times.is_finite() && by_values > 0.0 => (times * apart).clamp(1.0, worst),
+            times if times.is_finite() && by_values > 0.0 => {
+                (times.max(1.0) * apart).clamp(1.0, worst)
+            }
             _ => worst,
         }
     }
@@ -381,6 +383,33 @@ mod tests {
         observed.measures.truncate(1);
         assert_eq!(Metric::Errors.observed(&observed, 1, &[], Since::Beginning).alike, 1.0);
         assert_eq!(Metric::Latency.observed(&observed, 1, &[], Since::Beginning).count, 0);
+    }
+
+    #[test]
+    fn one_that_fails_again_and_again_is_one_though_it_is_in_no_sample() {
+        let mut observed = Observed::new(&["live", "next"]);
+        let of = |count, sum, sum_of_squares| Measure { count, sum, sum_of_squares };
+        // 40,000 units with a request each, of which a tenth are a sample, and one with 2,000 that fail.
+        observed
+            .count(1, "requests", 42_000)
+            .count(1, "errors", 2040)
+            .put(1, "requests-of-units", None, of(4000, 4000.0, 4000.0))
+            .put(1, "errors-of-units", None, of(4000, 4.0, 4.0))
+            .put(1, "errors-by-requests-of-units", None, of(4000, 4.0, 0.0))
+            .put(1, "errors-of-failing-units", None, of(41, 2040.0, 4_000_040.0));
+        let errors = Metric::Errors.observed(&observed, 1, &[], Since::Beginning);
+        assert!((1900.0..2000.0).contains(&errors.alike), "{errors:?}");
+        // Where all are of as many, it changes nothing.
+        observed.put(1, "errors-of-failing-units", None, of(2040, 2040.0, 2040.0));
+        let errors = Metric::Errors.observed(&observed, 1, &[], Since::Beginning);
+        assert!(errors.alike < 1.01, "{errors:?}");
+        // None of the sample has failed.
+        observed
+            .put(1, "errors-of-units", None, of(4000, 0.0, 0.0))
+            .put(1, "errors-by-requests-of-units", None, of(4000, 0.0, 0.0))
+            .put(1, "errors-of-failing-units", None, of(41, 2040.0, 4_000_040.0));
+        let errors = Metric::Errors.observed(&observed, 1, &[], Since::Beginning);
+        assert!((1900.0..2000.0).contains(&errors.alike), "{errors:?}");
     }
 
     #[test]

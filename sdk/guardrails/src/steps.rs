@@ -347,7 +347,11 @@ mod tests {
             &[1.0],
             &[
                 wait(0, none, "waiting for what to compare with: 0 requests of the live revision"),
-                wait(1000, few, "300 values of reward of the live revision so far"),
+                wait(
+                    1000,
+                    few,
+                    "300 values of reward of the live revision so far, which tell as much as 300 units with one each; it takes about",
+                ),
                 switched,
                 (9500, [many, (20, 0, 0.5)], 1.0, go_on, "of the live revision before"),
                 (10_000, [many, (5000, 50, 0.5)], 1.0, Phase::Succeeded, "have held"),

@@ -210,6 +210,32 @@ fn one_unit_breaks_nothing_whatever_it_did_before_and_among_whom() {
     }
 }
 
+/// The same of what looks at all since the beginning, where a unit that comes again and again is in
+/// no sample.
+#[test]
+fn one_unit_breaks_nothing_since_the_beginning_either() {
+    let guardrails: Guardrails =
+        serde_json::from_str(r#"{"max_error_rate": 0.01, "max_refused_rate": 0.02}"#).unwrap();
+    let measure = |count, sum: f64, sum_of_squares| Measure { count, sum, sum_of_squares };
+    for (name, of_units) in [("errors", "errors-of-failing-units"), ("refused", "refused-of-units")]
+    {
+        for (told, expected) in [(true, "Hold"), (false, "Fail")] {
+            let mut observed = Observed::new(&["live", "next"]);
+            observed
+                .count(1, "requests", 42_000)
+                .count(1, name, 2000)
+                .put(1, "requests-of-units", None, measure(4000, 4000.0, 4000.0))
+                .put(1, "errors-of-units", None, measure(4000, 0.0, 0.0));
+            if told {
+                observed.put(1, of_units, None, measure(1, 2000.0, 4e6));
+            }
+            let evidence = guardrails.evidence(&observed, [0, 1], Since::Beginning);
+            let judged = format!("{:?}", guardrails.judge(&evidence));
+            assert!(judged.starts_with(expected), "{name}, {told}: {judged}");
+        }
+    }
+}
+
 #[test]
 fn a_slower_revision_is_told_by_the_time_that_most_take() {
     let guardrails = Guardrails { max_latency_ratio: Some(1.5), ..Guardrails::default() };

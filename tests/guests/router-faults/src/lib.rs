@@ -1,6 +1,7 @@
 //! Policy whose router fails in the way its configuration asks for: `{"mode": …}`, see [`Mode`].
 //!
-//! Its evaluation gives all to the first arm. A healthy route gives all to the last, for the
+//! Its evaluation gives all to the first arm, or where it is to `"promote_after"` so many requests, half
+//! to each of two arms and then all to the last. A healthy route gives all to the last, for the
 //! reason `healthy`. With `"attribute": NAME` only requests that have that attribute meet the
 //! fault.
 
@@ -8,8 +9,8 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use berth_sdk::{
-    ArmState, ConfigError, Decision, Evaluation, Observation, Plan, Policy, PolicyError, Router,
-    Share, Subject,
+    ArmState, ConfigError, Decision, Evaluation, Observation, Phase, Plan, Policy, PolicyError,
+    Router, Share, Subject,
 };
 use serde::Deserialize;
 
@@ -18,6 +19,7 @@ use serde::Deserialize;
 struct Config {
     mode: Mode,
     attribute: Option<String>,
+    promote_after: Option<u64>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -69,10 +71,19 @@ impl Policy for Faults {
     type Config = Config;
 
     fn evaluate(
-        _: Config,
+        config: Config,
         observation: &Observation,
         _: Option<Plan>,
     ) -> Result<Evaluation, PolicyError> {
+        if let Some(least) = config.promote_after {
+            let count = |arm| observation.measure(arm, "requests", None).map_or(0, |of| of.count);
+            let over = count(0) + count(1) >= least;
+            let (share, phase) =
+                if over { (1.0, Phase::Succeeded) } else { (0.5, Phase::Progressing) };
+            let mut evaluation = Evaluation::moving(share, phase, "as it was told");
+            evaluation.next_tick_ms = Some(50);
+            return Ok(evaluation);
+        }
         let mut weights = vec![0.0; observation.arms().len()];
         weights[0] = 1.0;
         let mut evaluation = Evaluation::standing(&weights);
