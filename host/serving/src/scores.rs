@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use berth_monitor::predictions::{Filter, Labels, PredictionsSpec, Summary};
 use berth_statistics::scores::{Confusion, roc_auc, root_mean_square};
-use berth_statistics::{Alpha, Estimate, Interval, Moments, Proportion, fixed};
+use berth_statistics::{Alpha, Estimate, Interval, Moments, Proportion, Ratio, fixed};
 use berth_store::{FeedbackLog, Said};
 use berth_tensor::Name;
 use serde::Serialize;
@@ -19,6 +19,9 @@ const ROWS: usize = 4096;
 
 /// The most buckets of scores of a row.
 const BUCKETS: usize = 4096;
+
+/// Among how many groups units are divided, which tells the error of what comes of them to a tenth.
+const GROUPS: u64 = 64;
 
 /// What is asked about predictions.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +86,56 @@ struct Tally {
     rewards: Moments,
     absolute: Moments,
     squared: Moments,
+    /// The same where predictions have units: of what is right, of rewards, of errors and their squares.
+    of_units: [ByUnits; 4],
+}
+
+/// Sums of values and how many there are, by groups of units: however many predictions a unit has, it
+/// is in one group, and groups are independent of each other (random groups: Wolter 2007,
+/// Introduction to Variance Estimation, chapter 2). So they take little room of any number of units.
+#[derive(Default)]
+struct ByUnits(BTreeMap<u64, [f64; 2]>);
+
+impl ByUnits {
+    fn add(&mut self, unit: Option<u64>, value: f64) {
+        let Some(unit) = unit else { return };
+        let [sum, count] = self.0.entry(unit % GROUPS).or_default();
+        *sum += value;
+        *count += 1.0;
+    }
+
+    /// Around what was found, and around what is known by predictions alone; that where none has a unit,
+    /// or units do not differ.
+    fn around(&self, found: Estimate, alone: Option<Interval>) -> Option<Interval> {
+        let (alpha, alone) = (Alpha::new(0.05).ok()?, alone?);
+        let mut ratio = Ratio::default();
+        self.0.values().for_each(|&[sum, count]| ratio.add(sum, count));
+        let of_units = match (ratio.units, ratio.estimate().variance) {
+            (0, _) => return Some(alone),
+            // All are of one, which tells nothing of others.
+            (1, _) => Interval::UNKNOWN,
+            (_, variance) if variance <= 1e-12 * found.value * found.value => return Some(alone),
+            (_, variance) => fixed::estimate(Estimate { variance, ..found }, alpha),
+        };
+        let (lower, upper) = (of_units.lower.min(alone.lower), of_units.upper.max(alone.upper));
+        Some(Interval { lower, upper })
+    }
+
+    /// A part of predictions that came to `found` in units that do not differ, of as many as there are of
+    /// those: by how many groups have none (linear counting: Whang, Vander-Zanden and Taylor 1990), some
+    /// three hundred where none is without.
+    fn part(&self, found: Proportion) -> Proportion {
+        let empty = (GROUPS as f64 - self.0.len() as f64).max(0.5);
+        let units = (GROUPS as f64 * (GROUPS as f64 / empty).ln()).round() as u64;
+        match self.0.len() {
+            0 => found,
+            _ => {
+                let trials = units.min(found.trials);
+                let successes = (found.rate() * trials as f64).round() as u64;
+                Proportion { successes, trials }
+            }
+        }
+    }
 }
 
 impl Host {
@@ -153,6 +206,7 @@ fn count(
             tally.predictions += 1;
             if let Some(&reward) = rewards.get(&prediction.id).filter(|reward| reward.is_finite()) {
                 tally.rewards.add(reward);
+                tally.of_units[1].add(prediction.unit_hash, reward);
             }
             if let Some(label) = labels.get(&prediction.id) {
                 tally.label(&prediction, label, spec);
@@ -178,10 +232,13 @@ impl Tally {
             self.labels += 1;
             self.absolute.add(error.abs());
             self.squared.add(error * error);
+            self.of_units[2].add(prediction.unit_hash, error.abs());
+            self.of_units[3].add(prediction.unit_hash, error * error);
             return;
         }
         self.labels += 1;
         self.right += u64::from(predicted == label);
+        self.of_units[0].add(prediction.unit_hash, f64::from(u8::from(predicted == label)));
         let positive = |class: &str| match &spec.positive {
             Some(positive) => Some(class == positive),
             None => match class {
@@ -222,7 +279,13 @@ impl Tally {
         let part = |part: Proportion| alpha.map(|alpha| fixed::proportion(part, alpha));
         let labels = if self.absolute.count > 0 { 0 } else { self.labels };
         let accuracy = Proportion { successes: self.right, trials: labels };
-        put("accuracy", accuracy.rate(), part(accuracy));
+        let [right, rewards, absolute_errors, squares] = &self.of_units;
+        let plain = accuracy.successes == 0 || accuracy.successes == accuracy.trials;
+        let alone = if plain { part(right.part(accuracy)) } else { part(accuracy) };
+        let of_units = right.around(accuracy.estimate(), alone);
+        let possible =
+            |known: Interval| Interval { lower: known.lower.max(0.0), upper: known.upper.min(1.0) };
+        put("accuracy", accuracy.rate(), of_units.map(possible));
         if !self.others {
             for (name, proportion) in
                 [("precision", self.confusion.precision()), ("recall", self.confusion.recall())]
@@ -232,16 +295,21 @@ impl Tally {
             let (positives, negatives): (Vec<u64>, Vec<u64>) =
                 self.scores.counts.into_values().unzip();
             let area = roc_auc(&positives, &negatives);
-            let interval = of(area)
-                .map(|known| Interval { lower: known.lower.max(0.0), upper: known.upper.min(1.0) });
-            put("roc_auc", area.value, interval);
+            put("roc_auc", area.value, of(area).map(possible));
         }
         let absolute = self.absolute.estimate();
-        put("mae", absolute.value, of(absolute));
+        put("mae", absolute.value, absolute_errors.around(absolute, of(absolute)));
         let root = root_mean_square(&self.squared);
-        put("rmse", root.value, of(root));
+        let square = self.squared.estimate();
+        // As the root is by its own: to the first order.
+        let of_root = squares.around(square, of(square)).zip(of(root)).map(|(known, alone)| {
+            let [lower, upper] = [known.lower, known.upper]
+                .map(|bound| root.value + (bound - square.value) / (2.0 * root.value));
+            Interval { lower: lower.min(alone.lower), upper: upper.max(alone.upper) }
+        });
+        put("rmse", root.value, of_root);
         let reward = self.rewards.estimate();
-        put("reward", reward.value, of(reward));
+        put("reward", reward.value, rewards.around(reward, of(reward)));
         Score {
             window_ms: (query.window_ms > 0).then_some(window),
             revision,
@@ -284,6 +352,41 @@ impl ByScore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_unit_has_many_times_counts_as_it_tells() {
+        // Five predictions each of so many units, half of which are always right: by units, as 1 of
+        // each would be, beside what five times as many that are independent would be.
+        for (units, each, reach) in [(4000u64, 5u64, 0.0155), (4000, 1, 0.0155), (0, 5, 0.0069)] {
+            let (mut by_units, mut moments) = (ByUnits::default(), Moments::default());
+            for unit in 0..4000u64 {
+                let hash = (unit + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+                for _ in 0..each {
+                    let right = f64::from(u8::from(unit % 2 == 0));
+                    by_units.add((units > 0).then_some(hash), right);
+                    moments.add(right);
+                }
+            }
+            let estimate = moments.estimate();
+            let alone = fixed::estimate(estimate, Alpha::new(0.05).unwrap());
+            let known = by_units.around(estimate, Some(alone)).unwrap();
+            let found = (known.upper - known.lower) / 2.0;
+            // The groups tell it to a tenth, by chance.
+            assert!((found / reach - 1.0).abs() < 0.3, "{units} {each}: {found}, not {reach}");
+        }
+        // All are right, of ten units and of thousands.
+        for (units, trials) in [(10, 11), (4000, 310)] {
+            let mut all = ByUnits::default();
+            (0..units).for_each(|unit| all.add(Some(unit), 1.0));
+            let found = all.part(Proportion { successes: 9999, trials: 9999 });
+            assert_eq!(found, Proportion { successes: trials, trials });
+        }
+        let mut one = ByUnits::default();
+        (0..9).for_each(|at| one.add(Some(7), f64::from(at % 2)));
+        let found = Estimate { value: 0.5, variance: 0.01, units: 9 };
+        let alone = Interval { lower: 0.3, upper: 0.7 };
+        assert_eq!(one.around(found, Some(alone)), Some(Interval::UNKNOWN));
+    }
 
     #[test]
     fn many_scores_take_few_buckets_and_keep_their_order() {
