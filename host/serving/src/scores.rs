@@ -351,6 +351,8 @@ impl ByScore {
 
 #[cfg(test)]
 mod tests {
+    use berth_statistics::Random;
+
     use super::*;
 
     #[test]
@@ -358,9 +360,10 @@ mod tests {
         // Five predictions each of so many units, half of which are always right: by units, as 1 of
         // each would be, beside what five times as many that are independent would be.
         for (units, each, reach) in [(4000u64, 5u64, 0.0155), (4000, 1, 0.0155), (0, 5, 0.0069)] {
+            let mut random = Random::new(7);
             let (mut by_units, mut moments) = (ByUnits::default(), Moments::default());
             for unit in 0..4000u64 {
-                let hash = (unit + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+                let hash = random.bits();
                 for _ in 0..each {
                     let right = f64::from(u8::from(unit % 2 == 0));
                     by_units.add((units > 0).then_some(hash), right);
