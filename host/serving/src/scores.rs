@@ -378,7 +378,7 @@ mod tests {
             assert!((found / reach - 1.0).abs() < 0.3, "{units} {each}: {found}, not {reach}");
         }
         // All are right, of ten units and of thousands.
-        for (units, trials) in [(10, 11), (4000, 310)] {
+        for (units, trials) in [(10, 11), (4000, 311)] {
             let mut all = ByUnits::default();
             (0..units).for_each(|unit| all.add(Some(unit), 1.0));
             let found = all.part(Proportion { successes: 9999, trials: 9999 });
