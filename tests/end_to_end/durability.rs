@@ -102,6 +102,9 @@ fn check(host: &Host, known: &Acknowledged, round: usize) {
             assert_eq!(found, digest, "round {round}: {kind} it@{version}");
         }
     }
+    // What was being prepared when it ended is gone on with beside what answers.
+    let state = || host.ask_admin(&Request::get("/v1/endpoints/it")).json()["state"].clone();
+    until("it is settled", || state() != "preparing");
     let answer = host.send(&Request::infer("it", "x", &[1], &[0.0]));
     if known.live.is_none() && answer.status == 404 {
         return;
