@@ -30,7 +30,9 @@ pub mod trial;
 
 pub use data_files::DataFileError;
 pub use executor::Lane;
-pub use model::{BatchOptions, InferenceError, Model, ModelOptions, Opened, keep_runs_here};
+pub use model::{
+    BatchOptions, InferenceError, Model, ModelOptions, Opened, keep_runs_here, runs_are_kept_here,
+};
 pub use onnxruntime::{OpenError, Providers, RuntimeError};
 pub use probe::Batching;
 pub use runtime::{Runtime, RuntimeOptions};

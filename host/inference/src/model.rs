@@ -88,7 +88,8 @@ pub fn keep_runs_here() {
     KEEPS_RUNS.set(true);
 }
 
-fn runs_are_kept_here() -> bool {
+/// Whether this thread [keeps its runs](keep_runs_here).
+pub fn runs_are_kept_here() -> bool {
     KEEPS_RUNS.get()
 }
 
@@ -398,8 +399,8 @@ impl Model {
     /// A run that is expected to take microseconds happens inside the first poll, for as long as
     /// 10 ms; any other, and one that takes longer, on one of the runtime's threads, in its turn among
     /// those of its lane and of others, and together with what waits there for the same model where
-    /// that is safe. On a thread that [keeps its runs](keep_runs_here) every one happens inside the
-    /// first poll.
+    /// that is safe. On a thread that [keeps its runs](keep_runs_here) every one happens there,
+    /// once others have had it.
     pub async fn run(
         &self,
         inputs: &[NamedTensor],
@@ -414,6 +415,8 @@ impl Model {
         let order = plan.outputs.clone();
         let bytes = size(inputs.iter().map(|input| &input.tensor));
         if runs_are_kept_here() {
+            // A guest gives back its turn while it waits, and so has to wait.
+            tokio::task::yield_now().await;
             let answer = self.run_kept(inputs, &plan, deadline)?;
             return Ok(self.named(order, answer));
         }

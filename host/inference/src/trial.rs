@@ -135,7 +135,8 @@ impl Trials {
             }
         }
         // What it found holds for what it ran on.
-        if ended.status.is_some() && on.as_deref() != Some(library.build) {
+        let killed = ended.signal() == Some(libc::SIGKILL);
+        if ended.status.is_some() && !killed && on.as_deref() != Some(library.build) {
             return Err(OpenError::Replaced {
                 name: name.to_owned(),
                 library: library.path.clone(),
@@ -158,7 +159,7 @@ impl Trials {
         if ended.status.is_none() && !wanted() {
             return unwanted();
         }
-        if ended.signal() == Some(libc::SIGKILL) {
+        if killed {
             return Err(OpenError::Memory {
                 name: name.to_owned(),
                 file: file.to_path_buf(),

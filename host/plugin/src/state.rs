@@ -341,7 +341,8 @@ pub(crate) fn on_tick(mut store: StoreContextMut<'_, State>) -> wasmtime::Result
         account.stopped = Some(Stop::Cpu);
         return Ok(UpdateDeadline::Interrupt);
     }
-    if account.cpu.is_up(used) {
+    // A thread that gives way to others, as those of shadows, may be without a core for long.
+    if account.cpu.is_up(used) || berth_inference::runs_are_kept_here() {
         let clock = Arc::clone(&account.cpu);
         return Ok(UpdateDeadline::YieldCustom(1, Box::pin(clock.give_way())));
     }

@@ -188,7 +188,7 @@ impl Following {
         self.policy = Some(policy);
         match evaluated {
             Ok(evaluation) => {
-                let quarantined = self.rolling.quarantined();
+                let quarantined = rollout.quarantined || self.rolling.quarantined();
                 let after = decide::after(&rollout, &evaluation, quarantined);
                 let decided = after.is_some();
                 let after = match after {
@@ -249,7 +249,10 @@ impl Following {
 
     /// Has the policy be asked of each request, as its evaluation says, while there is a choice.
     fn look_at_requests(&mut self, rollout: &Rollout) -> Result<(), ControlError> {
-        let choice = rollout.order.is_none() && rollout.share > 0.0;
+        // A router in quarantine stays known as such, and one begins with both arms there.
+        let preparing = self.rolling.statuses().contains(&ArmStatus::Preparing);
+        let choice = rollout.order.is_none()
+            && (self.rolling.quarantined() || (rollout.share > 0.0 && !preparing));
         let evaluation = rollout.evaluation.as_ref().filter(|_| choice);
         if evaluation == self.router.as_ref().map(|(evaluation, _)| evaluation) {
             return Ok(());

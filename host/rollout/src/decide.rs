@@ -24,8 +24,10 @@ pub fn after(rollout: &Rollout, evaluation: &Evaluation, quarantined: bool) -> O
         Phase::Failed => Some(Outcome::Aborted),
         _ => None,
     };
+    next.quarantined = quarantined;
     if quarantined && next.share >= rollout.share && outcome != Some(Outcome::Aborted) {
-        return None;
+        next.share = rollout.share;
+        return (next != *rollout).then_some(next);
     }
     next.order = outcome.map(|outcome| Order {
         outcome,

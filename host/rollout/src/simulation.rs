@@ -278,6 +278,7 @@ impl Simulation<'_> {
             max_step: spec.and_then(|spec| spec.max_step),
             started_ms: BEGINNING,
             paused: false,
+            quarantined: false,
             share: 0.0,
             evaluation: None,
             order: None,

@@ -240,6 +240,7 @@ impl Host {
             old = snapshot.live.remove(name);
             snapshot.waiting.remove(name);
         });
+        berth_monitor::policy_quarantined(name.as_str(), false);
         for revision in old.iter().flat_map(Endpoint::revisions) {
             self.retire(revision);
         }
@@ -297,7 +298,8 @@ impl Host {
         }
         match (rollout, serving) {
             (Some(asked), Some(serving)) => {
-                return self.begin_rollout(serving, revision, asked, note, applied).await;
+                let held = (control, turn);
+                return self.begin_rollout(serving, revision, asked, note, applied, held).await;
             }
             // The first revision takes over as soon as it is ready, but a file that could never be
             // rolled out is refused at once.

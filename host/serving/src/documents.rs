@@ -246,6 +246,9 @@ pub struct Rollout {
     /// Whether the policy is not asked for now.
     #[serde(default)]
     pub paused: bool,
+    /// Whether the policy's router was in quarantine: it stays so until the end of the rollout.
+    #[serde(default)]
+    pub quarantined: bool,
     /// The share of the next revision that is in force, 0 to 1.
     pub share: f64,
     /// The policy's last evaluation; none before the first.

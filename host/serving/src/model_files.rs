@@ -112,6 +112,7 @@ impl ModelBlobs {
             opened.map_err(|error| match known_as(error) {
                 error @ (OpenError::Memory { .. }
                 | OpenError::Threads { .. }
+                | OpenError::Replaced { .. }
                 | OpenError::Unwanted { .. }) => ControlError::Host(error.to_string()),
                 error => Box::new(error).into(),
             })

@@ -131,8 +131,18 @@ fn errors_by_units(tally: &Tally, units: &UnitMoments) -> Option<Interval> {
         lower: interval.lower.max(0.0),
         upper: interval.upper.min(1.0),
     });
-    let alike = units.requests_squares / units.requests;
-    known.or_else(|| (units.units > 0).then(|| worst(tally, alike, alpha)).flatten())
+    let of = |sum: f64, squares: f64| if sum > 0.0 { squares / sum } else { 0.0 };
+    let failing = of(units.failing.sum, units.failing.squares);
+    let alike = of(units.requests, units.requests_squares).max(failing);
+    // A unit beyond the sample may have failed more than any of it.
+    let sampled = known.filter(|_| failing <= of(units.errors, units.errors_squares));
+    let at_worst = || (units.units > 0).then(|| worst(tally, alike, alpha)).flatten();
+    sampled.or_else(|| match (known, at_worst()) {
+        (Some(one), Some(other)) => {
+            Some(Interval { lower: one.lower.min(other.lower), upper: one.upper.max(other.upper) })
+        }
+        (one, other) => one.or(other),
+    })
 }
 
 /// How many requests of a slice tell as much as one would if each were of another unit, at worst: by
@@ -166,7 +176,7 @@ fn mean(sum: &Sum, units: &ValueMoments) -> Option<Lies> {
     let mean = moments.estimate();
     let of_units = match units.units {
         // All are of one, which tells nothing of others.
-        1 => Some(Interval::UNKNOWN),
+        1 if units.counts >= moments.count as f64 => Some(Interval::UNKNOWN),
         _ => by_units(mean.value, &of_units, moments.count, alpha),
     };
     Some(Lies::around(

@@ -8,6 +8,7 @@ use berth_monitor::Observed;
 use berth_plugin::{ArmState, Evaluation, Observation, Plan, Policy, PolicyError};
 use berth_store::{Change, Note};
 use berth_tensor::{Digest, Name};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::catalog::{document, now_ms, read};
 use crate::control::Applied;
@@ -23,6 +24,7 @@ use crate::rolling::{Arm, ArmStatus, Endpoint, Rolling};
 use crate::rollout_router::RolloutRouter;
 use crate::sink::VariantSink;
 use crate::spec::SpecError;
+use crate::turns::Turn;
 use crate::view::no_endpoint;
 
 /// Starts of the host in a row, with nothing decided in between, that go on with a rollout.
@@ -95,6 +97,7 @@ impl PinnedRollout {
             max_step: self.max_step,
             started_ms: now_ms(),
             paused: false,
+            quarantined: false,
             share: 0.0,
             evaluation: None,
             order: None,
@@ -145,7 +148,8 @@ impl Host {
         let next = self.revision(rolling.revision(1))?;
         let (policy, sink) = self.workshop.policy(&next, &rollout.policy.policy)?;
         let revision = rolling.revision(1).short();
-        Ok(RolloutPolicy { policy, sink, revision, quarantined: Arc::default() })
+        let quarantined = Arc::new(AtomicBool::new(rollout.quarantined));
+        Ok(RolloutPolicy { policy, sink, revision, quarantined })
     }
 
     /// Changes and commits what is kept of a rollout, with what was observed until then; only when
@@ -261,9 +265,12 @@ impl Host {
         asked: PinnedRollout,
         note: Note,
         mut applied: Applied,
+        held: (OwnedMutexGuard<()>, Turn),
     ) -> Result<Applied, ControlError> {
         let host = Arc::clone(self);
         blocking(move || {
+            // Also where whoever has asked is gone before this has committed.
+            let _held = held;
             let digest = next.digest();
             let rollout = asked.begun([live.digest, digest]);
             let rolling = Rolling::new(&rollout, &next, nothing());
@@ -351,8 +358,10 @@ impl Host {
         };
         self.go_on_counting(name, answer).await;
         self.begun.notify_one();
-        drop(control);
+        // Whoever applies from here on is told that it is rolling out, and does not wait for its arms.
+        self.applying.give_up(name);
         self.is_restored(name);
+        drop(control);
         if next {
             let (host, rolling) = (Arc::clone(self), Arc::clone(&rolling));
             let prepared = tokio::spawn(async move { host.put_arm(&rolling, 1).await });

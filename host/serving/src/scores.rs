@@ -110,12 +110,17 @@ impl ByUnits {
         let (alpha, alone) = (Alpha::new(0.05).ok()?, alone?);
         let mut ratio = Ratio::default();
         self.0.values().for_each(|&[sum, count]| ratio.add(sum, count));
+        // Those without a unit are one each.
+        let part = (ratio.denominator / found.units as f64).min(1.0);
         let of_units = match (ratio.units, ratio.estimate().variance) {
-            (0, _) => return Some(alone),
             // All are of one, which tells nothing of others.
-            (1, _) => Interval::UNKNOWN,
+            (1, _) if part >= 1.0 => Interval::UNKNOWN,
+            (0 | 1, _) => return Some(alone),
             (_, variance) if variance <= 1e-12 * found.value * found.value => return Some(alone),
-            (_, variance) => fixed::estimate(Estimate { variance, ..found }, alpha),
+            (_, variance) => {
+                let variance = variance * part * part + found.variance * (1.0 - part);
+                fixed::estimate(Estimate { variance, ..found }, alpha)
+            }
         };
         let (lower, upper) = (of_units.lower.min(alone.lower), of_units.upper.max(alone.upper));
         Some(Interval { lower, upper })
@@ -130,7 +135,9 @@ impl ByUnits {
         match self.0.len() {
             0 => found,
             _ => {
-                let trials = units.min(found.trials);
+                let with: f64 = self.0.values().map(|&[_, count]| count).sum();
+                let without = found.trials.saturating_sub(with as u64);
+                let trials = (units + without).min(found.trials);
                 let successes = (found.rate() * trials as f64).round() as u64;
                 Proportion { successes, trials }
             }
@@ -380,9 +387,11 @@ mod tests {
         // All are right, of ten units and of thousands.
         for (units, trials) in [(10, 11), (4000, 311)] {
             let mut all = ByUnits::default();
-            (0..units).for_each(|unit| all.add(Some(unit), 1.0));
-            let found = all.part(Proportion { successes: 9999, trials: 9999 });
-            assert_eq!(found, Proportion { successes: trials, trials });
+            (0..9 * units).for_each(|at| all.add(Some(at % units), 1.0));
+            for without in [0, 500] {
+                let same = |trials| Proportion { successes: trials, trials };
+                assert_eq!(all.part(same(9 * units + without)), same(trials + without));
+            }
         }
         let mut one = ByUnits::default();
         (0..9).for_each(|at| one.add(Some(7), f64::from(at % 2)));

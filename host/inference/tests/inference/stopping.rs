@@ -167,8 +167,10 @@ async fn a_thread_that_keeps_its_runs_waits_for_no_other() {
     while slow.queue() != (0, 1) {
         tokio::task::yield_now().await;
     }
+    // At first it lets others have the thread.
     let at_once = || {
         let mut run = Box::pin(slow.run(&quick, &[], far()));
+        assert_eq!(begin(&mut run), Poll::Pending);
         begin(&mut run).map(|answer| answer.unwrap()[0].tensor.data().to_vec())
     };
     assert_eq!(at_once(), Poll::Pending);
@@ -176,8 +178,9 @@ async fn a_thread_that_keeps_its_runs_waits_for_no_other() {
         let keeps = || {
             keep_runs_here();
             let soon = Instant::now() + Duration::from_millis(20);
-            let ended = begin(&mut Box::pin(slow.run(&forever, &[], soon)));
-            assert_eq!(ended, Poll::Ready(Err(InferenceError::Timeout)));
+            let mut ends = Box::pin(slow.run(&forever, &[], soon));
+            assert_eq!(begin(&mut ends), Poll::Pending);
+            assert_eq!(begin(&mut ends), Poll::Ready(Err(InferenceError::Timeout)));
             at_once()
         };
         scope.spawn(keeps).join().unwrap()
