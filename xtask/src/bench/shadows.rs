@@ -54,8 +54,7 @@ pub(crate) fn measure(parts: &Parts, job: &Job) -> Result<Shadows> {
     say(format!("{}: with a shadow and without", job.name));
     let load = Load { request: &plain, connections: CONNECTIONS, right: &right };
     let most = load.run(host.listen, host.process(), ROUND)?.per_cpu_second;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
-    let rate = BUSY / 2.0 * cores * most;
+    let rate = BUSY / 2.0 * cores() * most;
     // A request costs more while there are few.
     let first = asked(&host, &shadowed, rate, &right)?;
     let rate = rate * BUSY / first.busy;
@@ -100,10 +99,13 @@ fn asked(host: &Host, request: &Request, rate: f64, right: &Answer) -> Result<Ro
     let tally = traffic.stop()?;
     ensure_right(&tally, right)?;
     std::thread::sleep(SETTLE);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
     Ok(Round {
         requests: tally.answered.len(),
         p50: f64::from(quantile(&tally.answered, 0.5)) / 1e3,
-        busy: (used(host.process())?.cpu - before) / tally.elapsed.as_secs_f64() / cores,
+        busy: (used(host.process())?.cpu - before) / tally.elapsed.as_secs_f64() / cores(),
     })
+}
+
+fn cores() -> f64 {
+    std::thread::available_parallelism().map_or(1, usize::from) as f64
 }
